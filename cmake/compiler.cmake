@@ -1,0 +1,18 @@
+# Warnings, hardening and sanitizers for our own targets; third-party headers stay out of it.
+add_library(weightfs_flags INTERFACE)
+target_compile_options(weightfs_flags INTERFACE
+  -Wall -Wextra -Wconversion -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror
+  -fstack-protector-strong)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  # TRY() is a statement expression; clang flags it although __extension__ marks it.
+  target_compile_options(weightfs_flags INTERFACE -Wno-gnu-statement-expression)
+endif()
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug" AND NOT WEIGHTFS_SANITIZE)
+  target_compile_definitions(weightfs_flags INTERFACE _GLIBCXX_ASSERTIONS _FORTIFY_SOURCE=2)
+endif()
+if(WEIGHTFS_SANITIZE)
+  target_compile_options(weightfs_flags INTERFACE -fsanitize=${WEIGHTFS_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  target_link_options(weightfs_flags INTERFACE -fsanitize=${WEIGHTFS_SANITIZE})
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)

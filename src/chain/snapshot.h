@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/result.h"
+#include "delta/delta.h"
+#include "io/files.h"
+#include "model/model_folder.h"
+
+namespace weightfs {
+
+enum class VersionKind { kBase, kDelta, kFull };
+
+/// "base", "delta", "full".
+std::string_view kind_name(VersionKind kind);
+
+/// A version that was found, admitted or refused.
+struct Version {
+  std::string name;  ///< folder name in the mount
+  VersionKind kind = VersionKind::kDelta;
+  std::string format;        ///< e.g. "weight_v-xor"; "safetensors" for the base
+  std::string path;          ///< file or folder that holds it
+  std::string parent;        ///< name of the version it builds on; empty for the base and full versions
+  std::optional<Error> error;  ///< why it was refused
+  std::vector<std::string> warnings;
+  uint64_t number = 0;
+  uint64_t delta_bytes = 0;
+  std::optional<uint64_t> changed_elements;
+  int64_t mtime_ns = 0;
+  uint64_t identity = 0;               ///< of admitted ones: digest of the parent's identity and its files
+  std::shared_ptr<const Delta> delta;  ///< of admitted ones, except the base
+
+  bool admitted() const { return !error.has_value(); }
+};
+
+/// One entry of a tensor's history: version `version` (ordinal) patches the tensor.
+struct TensorStep {
+  size_t version = 0;
+  const DeltaTensor* change = nullptr;  // owned by the version's delta
+};
+
+/// The versions of a source at one moment.  Immutable, hence thread-safe.
+///
+/// Admitted versions carry ordinals 0, 1, 2 ...; ordinal 0 is the base.  They form one line: a full
+/// version simply replaces every tensor.
+class Snapshot {
+ public:
+  Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions, std::optional<std::string> latest);
+
+  const ModelFolder& base() const { return *base_; }
+  /// Everything found, the base first, then in publishing order, refused ones included.
+  const std::vector<Version>& versions() const { return versions_; }
+  size_t admitted_count() const { return admitted_.size(); }
+  const Version& admitted(size_t ordinal) const { return versions_[admitted_[ordinal]]; }
+  std::optional<size_t> find_admitted(std::string_view name) const;
+  /// Any version, refused ones included; null when there is none.
+  const Version* find(std::string_view name) const;
+  /// The newest admitted version, or the one that the source's own pointer names.
+  size_t latest() const { return latest_; }
+
+  /// All changes of one base tensor, by rising ordinal.
+  const std::vector<TensorStep>& history(size_t tensor) const { return histories_[tensor]; }
+  /// Index into history(tensor) of the newest change at or before `ordinal`; nothing when the tensor
+  /// still has the base's bytes.
+  std::optional<size_t> step_at(size_t tensor, size_t ordinal) const;
+
+ private:
+  std::shared_ptr<const ModelFolder> base_;
+  std::vector<Version> versions_;
+  std::vector<size_t> admitted_;
+  std::vector<std::vector<TensorStep>> histories_;
+  size_t latest_ = 0;
+};
+
+struct SourceOptions {
+  std::string source;  ///< SOURCE as given
+  std::string base;    ///< --base, or empty: look for it
+  bool verify = true;  ///< --verify=tensor; when false, digests that cannot be computed are no reason to refuse
+};
+
+/// Finds the base and every version of a source, opens and checks headers, orders and admits.
+/// Fails only when there is nothing to show at all (no base, no known layout); a bad delta is a
+/// refused Version, not an error.
+Result<std::shared_ptr<const Snapshot>> open_source(const Files& files, const SourceOptions& options);
+
+}  // namespace weightfs

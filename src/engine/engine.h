@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "chain/snapshot.h"
+#include "common/bytes.h"
+#include "common/result.h"
+
+namespace weightfs {
+
+/// The unit of decoding, verification and caching: 256 KiB of one tensor, from its first byte.
+inline constexpr uint64_t kBlockBytes = 256u << 10;
+
+struct EngineOptions {
+  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks and patches together
+  unsigned threads = 0;              ///< decoding threads; 0 = all processors
+  bool verify = true;                ///< check published digests when a tensor is first touched
+};
+
+/// A consistent-enough copy of the engine's counters.
+struct EngineStatus {
+  uint64_t reads = 0;            ///< read() calls
+  uint64_t bytes_served = 0;
+  uint64_t bytes_from_base = 0;  ///< served from the base file without decoding
+  uint64_t blocks_decoded = 0;
+  uint64_t block_hits = 0;
+  uint64_t segments_decoded = 0;
+  uint64_t segment_hits = 0;
+  uint64_t tensors_verified = 0;
+  uint64_t digest_failures = 0;
+  uint64_t block_failures = 0;
+  uint64_t read_errors = 0;
+  uint64_t memory_used = 0;    ///< cached blocks and patches, in bytes
+  uint64_t memory_budget = 0;
+  uint64_t memory_blocks = 0;  ///< part of memory_used
+  uint64_t memory_patches = 0;
+  uint64_t evictions = 0;
+  unsigned threads = 0;
+};
+
+/// Outcome of checking one changed tensor of one version.
+struct TensorCheck {
+  uint64_t bytes = 0;             ///< decoded
+  uint64_t changed_elements = 0;  ///< that the delta itself names
+  bool digest_checked = false;    ///< false: the format carries none, or checking is off
+};
+
+/// Turns (version, file, range) into bytes.  Thread-safe; one per snapshot.
+///
+/// Ownership: shares the snapshot.  Failure: an Error whose errno the reader gets; never fewer bytes.
+class Engine {
+ public:
+  Engine(std::shared_ptr<const Snapshot> snapshot, const EngineOptions& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const Snapshot& snapshot() const;
+
+  /// Fills `out` with the bytes from `offset` on of file `entry` (index into base().entries()) in
+  /// version `ordinal`.  The range lies inside the file.
+  Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out);
+
+  /// Decodes everything that version `ordinal` changes in `tensor` (which it does change), checks the
+  /// delta's structure and the published digest.
+  Result<TensorCheck> check_tensor(size_t ordinal, size_t tensor);
+
+  EngineStatus status() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weightfs
