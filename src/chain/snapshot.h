@@ -24,9 +24,9 @@ std::string_view kind_name(VersionKind kind);
 struct Version {
   std::string name;  ///< folder name in the mount
   VersionKind kind = VersionKind::kDelta;
-  std::string format;        ///< e.g. "weight_v-xor"; "safetensors" for the base
-  std::string path;          ///< file or folder that holds it
-  std::string parent;        ///< name of the version it builds on; empty for the base and full versions
+  std::string format;          ///< e.g. "weight_v-xor"; "safetensors" for the base
+  std::string path;            ///< file or folder that holds it
+  std::string parent;          ///< name of the version it builds on; empty for the base and full versions
   std::optional<Error> error;  ///< why it was refused
   std::vector<std::string> warnings;
   uint64_t number = 0;
@@ -59,7 +59,7 @@ class Snapshot {
   size_t admitted_count() const { return admitted_.size(); }
   const Version& admitted(size_t ordinal) const { return versions_[admitted_[ordinal]]; }
   std::optional<size_t> find_admitted(std::string_view name) const;
-  /// Any version, refused ones included; null when there is none.
+  /// The admitted version of that name, else a refused one; null when there is none.
   const Version* find(std::string_view name) const;
   /// The newest admitted version, or the one that the source's own pointer names.
   size_t latest() const { return latest_; }

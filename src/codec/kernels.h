@@ -20,17 +20,17 @@ struct Kernels {
   /// dst[i] ^= src[i] for i in [0, n).
   void (*xor_bytes)(std::byte* dst, const std::byte* src, size_t n);
 
-  /// Scatter: element offsets[i] of dst becomes (replace) or is XORed with (xor) values[i], for i in
-  /// [0, n).  Elements are `width` bytes (suffix); `values` holds n of them, unaligned.  Offsets are
-  /// strictly ascending and inside dst.
-  void (*replace8)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*replace16)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*replace32)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*replace64)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*xor8)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*xor16)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*xor32)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
-  void (*xor64)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n);
+  /// Scatter: element offsets[i] - base of dst becomes (replace) or is XORed with (xor) values[i], for i
+  /// in [0, n).  Elements have the suffix' width in bits; `values` holds n of them, unaligned.  Offsets
+  /// are strictly ascending, none is below `base`, and offsets minus base are inside dst.
+  void (*replace8)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*replace16)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*replace32)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*replace64)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*xor8)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*xor16)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*xor32)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
+  void (*xor64)(std::byte* dst, const uint16_t* offsets, const std::byte* values, size_t n, size_t base);
 
   /// Collects the non-zero elements of src[0, n): their indices go to `offsets`, their bytes to
   /// `values`; returns how many.  n <= 65536.  Both outputs have room for n elements plus 64 bytes,

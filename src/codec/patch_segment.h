@@ -19,6 +19,8 @@ enum class PatchOp : uint8_t { kReplace, kXor };
 /// many elements change is kept as its full bytes instead (xor only).  Immutable, hence thread-safe.
 class PatchSegment {
  public:
+  static constexpr uint64_t kChunkElements = 65536;
+
   /// Applies the patch to `bytes`, which are the segment's bytes [offset, offset + bytes.size()).
   /// Both ends are multiples of the element width, or the end of the tensor.
   void apply(uint64_t offset, MutableBytes bytes) const;
@@ -30,10 +32,13 @@ class PatchSegment {
  private:
   friend class SegmentBuilder;
   struct Chunk {
-    uint32_t first = 0;      // index of its first offset and value
-    uint32_t count = 0;      // offsets in this chunk
-    int32_t dense_at = -1;   // byte position of its full bytes in dense_, or -1
+    uint32_t first = 0;     // index of its first offset and value
+    uint32_t count = 0;     // offsets in this chunk
+    int32_t dense_at = -1;  // byte position of its full bytes in dense_, or -1
   };
+
+  /// Applies one chunk to `bytes`, which start at byte `from` of it and end within it.
+  void apply_chunk(const Chunk& chunk, uint64_t from, MutableBytes bytes) const;
 
   PatchOp op_ = PatchOp::kReplace;
   uint8_t width_ = 1;  // bytes per element: 1, 2, 4 or 8
@@ -60,12 +65,15 @@ class SegmentBuilder {
   std::shared_ptr<const PatchSegment> finish();
 
  private:
-  void close_payload_chunk();
+  void begin();
+  void close_payload_chunk(Bytes payload);
 
   PatchOp op_;
   unsigned width_;
   std::shared_ptr<PatchSegment> segment_;
-  std::vector<std::byte> pending_;  // payload bytes of the chunk being filled
+  std::vector<std::byte> pending_;       // payload bytes of the chunk being filled
+  std::vector<uint16_t> found_offsets_;  // scratch: what collect found in one chunk
+  std::vector<std::byte> found_values_;
 };
 
 }  // namespace weightfs::codec

@@ -14,7 +14,7 @@ namespace weightfs {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor)
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool has_value() const { return state_.index() == 0; }
@@ -60,9 +60,9 @@ using Status = Result<void>;
 }  // namespace weightfs
 
 /// `auto x = TRY(f());` yields the value of a Result, or returns its error from the calling function.
-#define TRY(...)                                                         \
-  __extension__({                                                        \
-    auto try_result_ = (__VA_ARGS__);                                    \
-    if (!try_result_) return std::move(try_result_).error();             \
-    std::move(try_result_).value();                                      \
+#define TRY(...)                                             \
+  __extension__({                                            \
+    auto try_result_ = (__VA_ARGS__);                        \
+    if (!try_result_) return std::move(try_result_).error(); \
+    std::move(try_result_).value();                          \
   })

@@ -37,14 +37,14 @@ struct DeltaTensor {
 
 /// One published delta, opened and checked as far as headers tell.  Immutable, hence thread-safe.
 struct Delta {
-  std::string format;                  ///< e.g. "trl-t2-gap_delta", "weight_v-xor"
-  uint64_t number = 0;                 ///< its place in the run
-  std::optional<uint64_t> base_number; ///< the version that it says it builds on
-  bool full = false;                   ///< every tensor of the base is replaced: nothing earlier is needed
-  std::vector<DeltaTensor> tensors;    ///< by base tensor index
-  uint64_t stored_bytes = 0;           ///< size of its files
-  uint64_t identity = 0;               ///< XXH3-64 over names, sizes, times and headers of its files
-  int64_t mtime_ns = 0;                ///< newest of its files
+  std::string format;                   ///< e.g. "trl-t2-gap_delta", "weight_v-xor"
+  uint64_t number = 0;                  ///< its place in the run
+  std::optional<uint64_t> base_number;  ///< the version that it says it builds on
+  bool full = false;                    ///< every tensor of the base is replaced: nothing earlier is needed
+  std::vector<DeltaTensor> tensors;     ///< by base tensor index
+  uint64_t stored_bytes = 0;            ///< size of its files
+  uint64_t identity = 0;                ///< XXH3-64 over names, sizes, times and headers of its files
+  int64_t mtime_ns = 0;                 ///< newest of its files
 };
 
 }  // namespace weightfs

@@ -24,10 +24,16 @@ class Patch {
   virtual ~Patch() = default;
 
   virtual bool dense() const = 0;
+  /// Dense only: the stored bytes are the shown bytes, so read_dense() takes any range.
+  virtual bool verbatim() const { return false; }
 
   /// Dense only: the new bytes [offset, offset + out.size()) of the tensor, in the base's dtype.
   /// Both ends are multiples of the element size.
   virtual Status read_dense(uint64_t offset, MutableBytes out) const;
+
+  /// Sparse only: a segment is decoded without the ones before it, so there is no gain in decoding what
+  /// follows on the way.
+  virtual bool random_access() const { return false; }
 
   /// Sparse only: decodes segments from `first` on, in order, until the tensor ends or the sink has
   /// enough.  What a format can prove about its structure is checked for everything decoded on the

@@ -22,7 +22,7 @@ struct EngineOptions {
 
 /// A consistent-enough copy of the engine's counters.
 struct EngineStatus {
-  uint64_t reads = 0;            ///< read() calls
+  uint64_t reads = 0;  ///< read() calls
   uint64_t bytes_served = 0;
   uint64_t bytes_from_base = 0;  ///< served from the base file without decoding
   uint64_t blocks_decoded = 0;
@@ -33,7 +33,7 @@ struct EngineStatus {
   uint64_t digest_failures = 0;
   uint64_t block_failures = 0;
   uint64_t read_errors = 0;
-  uint64_t memory_used = 0;    ///< cached blocks and patches, in bytes
+  uint64_t memory_used = 0;  ///< cached blocks and patches, in bytes
   uint64_t memory_budget = 0;
   uint64_t memory_blocks = 0;  ///< part of memory_used
   uint64_t memory_patches = 0;

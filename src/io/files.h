@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 
 #include <atomic>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,8 +34,8 @@ struct IoCounters {
 
 class FileSource;
 
-/// Opens files and keeps the number of open descriptors bounded: the least recently used ones are
-/// closed and opened again on demand (and refused then, if another file sits at that path).
+/// Opens files and keeps the number of open descriptors bounded: ones not used lately are closed and
+/// opened again on demand (and refused then, if another file sits at that path).
 /// Thread-safe.  Must outlive nothing: sources share ownership of what they need.
 class Files {
  public:
@@ -82,6 +81,11 @@ class FileSource final : public ByteSource {
   std::string path_;
   FileIdentity identity_;
   std::atomic<uint64_t> data_start_{UINT64_MAX};
+
+  struct Descriptor;
+  mutable std::mutex mutex_;                              // guards descriptor_
+  mutable std::shared_ptr<const Descriptor> descriptor_;  // null while closed; a running read holds a share
+  mutable std::atomic<bool> used_lately_{false};          // the second chance when descriptors run short
 };
 
 }  // namespace weightfs

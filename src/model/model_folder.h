@@ -5,10 +5,10 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "io/files.h"
+#include "model/name_index.h"
 #include "model/safetensors_header.h"
 #include "model/shard_index.h"
 
@@ -70,7 +70,7 @@ class ModelFolder {
   std::vector<Entry> entries_;
   std::vector<Shard> shards_;
   std::vector<Tensor> tensors_;
-  std::unordered_map<std::string_view, size_t> by_name_;  // views into tensors_
+  NameIndex by_name_;
   bool ties_word_embeddings_ = false;
   uint64_t identity_ = 0;
 };

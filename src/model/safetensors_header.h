@@ -5,13 +5,13 @@
 #include <map>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "common/bytes.h"
 #include "common/result.h"
 #include "io/byte_source.h"
 #include "model/dtype.h"
+#include "model/name_index.h"
 
 namespace weightfs {
 
@@ -50,12 +50,15 @@ class SafetensorsHeader {
   const TensorInfo* find(std::string_view name) const;
   /// Offset of the data area in the file: 8 + N.
   uint64_t data_start() const { return data_start_; }
+  /// XXH3-64 of the header's JSON text.
+  uint64_t fingerprint() const { return fingerprint_; }
 
  private:
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
-  std::map<std::string_view, size_t> by_name_;  // views into tensors_, which never changes afterwards
+  NameIndex by_name_;
   uint64_t data_start_ = 0;
+  uint64_t fingerprint_ = 0;
 };
 
 }  // namespace weightfs

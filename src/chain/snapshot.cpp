@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// A snapshot's derived tables: ordinals of admitted versions and, per base tensor, the list of its
+// changes.  Everything is computed once here; afterwards a snapshot never changes.
+#include "chain/snapshot.h"
+
+#include <algorithm>
+
+namespace weightfs {
+
+std::string_view kind_name(VersionKind kind) {
+  switch (kind) {
+    case VersionKind::kBase:
+      return "base";
+    case VersionKind::kDelta:
+      return "delta";
+    case VersionKind::kFull:
+      return "full";
+  }
+  return "delta";
+}
+
+Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
+                   std::optional<std::string> latest)
+    : base_(std::move(base)), versions_(std::move(versions)), histories_(base_->tensors().size()) {
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    if (!versions_[i].admitted()) continue;
+    const size_t ordinal = admitted_.size();
+    admitted_.push_back(i);
+    if (!versions_[i].delta) continue;
+    for (const DeltaTensor& change : versions_[i].delta->tensors) {
+      histories_[change.tensor].push_back({ordinal, &change});
+    }
+  }
+  latest_ = admitted_.size() - 1;
+  if (latest) latest_ = find_admitted(*latest).value_or(latest_);
+}
+
+std::optional<size_t> Snapshot::find_admitted(std::string_view name) const {
+  for (size_t ordinal = 0; ordinal < admitted_.size(); ++ordinal) {
+    if (admitted(ordinal).name == name) return ordinal;
+  }
+  return std::nullopt;
+}
+
+const Version* Snapshot::find(std::string_view name) const {
+  if (const auto ordinal = find_admitted(name)) return &admitted(*ordinal);
+  const auto found = std::find_if(versions_.begin(), versions_.end(), [&](const Version& v) { return v.name == name; });
+  return found == versions_.end() ? nullptr : &*found;
+}
+
+std::optional<size_t> Snapshot::step_at(size_t tensor, size_t ordinal) const {
+  const auto& steps = histories_[tensor];
+  const auto after = std::upper_bound(steps.begin(), steps.end(), ordinal,
+                                      [](size_t value, const TensorStep& step) { return value < step.version; });
+  if (after == steps.begin()) return std::nullopt;
+  return static_cast<size_t>(after - steps.begin()) - 1;
+}
+
+}  // namespace weightfs

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// `weightfs mount`: from options to a served mount.  Order matters: paths are made absolute before the
+// daemon leaves its folder; signals are blocked and the allocator is set up before the first thread starts;
+// everything that can be refused is refused before the mount appears.
+#include "cli/mount_command.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <thread>
+
+#include "chain/snapshot.h"
+#include "cli/background.h"
+#include "cli/report.h"
+#include "cli/terminal.h"
+#include "common/log.h"
+#include "common/memory_limit.h"
+#include "common/text.h"
+#include "engine/engine.h"
+#include "fuse/mount_point.h"
+#include "fuse/session.h"
+#include "vfs/vfs.h"
+
+namespace weightfs::cli {
+namespace {
+
+constexpr int kCannotStatus = 3;
+constexpr size_t kMaxRefusedLines = 10;
+constexpr auto kPatience = std::chrono::seconds(10);  // for readers after SIGTERM
+
+/// What .weightfs says.  Thread-safe.
+class MountReport final : public ControlFiles {
+ public:
+  MountReport(std::shared_ptr<const Snapshot> snapshot, std::shared_ptr<Engine> engine, Files files)
+      : snapshot_(std::move(snapshot)), engine_(std::move(engine)), files_(std::move(files)) {}
+
+  void set_facts(MountFacts facts) {
+    const std::lock_guard lock(mutex_);
+    facts_ = std::move(facts);
+  }
+  std::string status_json() override { return cli::status_json(*snapshot_, files_, engine_->status(), facts()); }
+  std::string version_json(const std::string& name) override { return cli::version_json(*snapshot_, name); }
+
+ private:
+  MountFacts facts() {
+    const std::lock_guard lock(mutex_);
+    return facts_;
+  }
+
+  std::shared_ptr<const Snapshot> snapshot_;
+  std::shared_ptr<Engine> engine_;
+  Files files_;
+  std::mutex mutex_;
+  MountFacts facts_;
+};
+
+/// Stops a session when SIGTERM, SIGINT or SIGHUP arrives.  Create before any other thread, which then
+/// inherit the blocked signals.
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    ::sigemptyset(&signals_);
+    for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals_, number);
+    ::pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+  }
+  ~StopOnSignal() { end(); }
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+  void watch(Session& session) {
+    thread_ = std::thread([this, &session] {
+      int number = 0;
+      ::sigwait(&signals_, &number);
+      if (ended_.load()) return;
+      log::event(log::Level::kInfo, "mount.stopping", "signal {}", number);
+      session.stop(kPatience);
+    });
+  }
+  /// Call before the session goes away.
+  void end() {
+    if (!thread_.joinable()) return;
+    ended_.store(true);
+    ::pthread_kill(thread_.native_handle(), SIGTERM);
+    thread_.join();
+  }
+
+ private:
+  sigset_t signals_{};
+  std::atomic<bool> ended_{false};
+  std::thread thread_;
+};
+
+/// Before any thread starts: many threads would otherwise each keep an arena, and freed blocks of
+/// the cache would stay in the process.
+void set_up_allocator() {
+  ::mallopt(M_ARENA_MAX, 4);
+  ::mallopt(M_MMAP_THRESHOLD, 128 << 10);
+}
+
+/// Whoever was started without standard streams would get /dev/fuse as one of them.
+void open_standard_streams() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) ::close(fd);
+}
+
+Status set_up_log(const MountOptions& options) {
+  const auto level = TRY(log::parse_level(options.log_level));
+  if (!options.log_file.empty()) return log::configure(level, log::Target::kFile, options.log_file);
+  return log::configure(level, options.foreground ? log::Target::kStderr : log::Target::kSyslog);
+}
+
+/// Absolute and free of links where it exists; as it is otherwise, so that whoever opens it says why not.
+std::string real_or_same(const std::string& path) {
+  std::error_code error;
+  const auto real = path.empty() ? std::filesystem::path() : std::filesystem::canonical(path, error);
+  return error || real.empty() ? path : real.string();
+}
+
+/// Every path that the mount must neither cover nor lie in.
+std::vector<std::string> kept_apart(const std::string& source, const ModelFolder& base) {
+  std::vector<std::string> paths = {source, real_or_same(base.path())};
+  for (const auto& entry : base.entries()) {
+    if (entry.source) paths.push_back(real_or_same(entry.source->name()));  // may lie elsewhere, behind a link
+  }
+  return paths;
+}
+
+void print_refused(const Snapshot& snapshot) {
+  size_t refused = 0;
+  for (const Version& version : snapshot.versions()) {
+    if (version.admitted() || ++refused > kMaxRefusedLines) continue;
+    fmt::print(stderr, "refused {}: {}\n", bare(version.name), version.error->text());
+  }
+  if (refused > kMaxRefusedLines) {
+    fmt::print(stderr, "... and {} more; 'weightfs log' lists all {}\n", refused - kMaxRefusedLines, refused);
+  }
+}
+
+MountFacts facts_of(const MountOptions& options, const Snapshot& snapshot, const std::string& mount_point,
+                    const Negotiated& negotiated) {
+  MountFacts facts;
+  facts.pid = ::getpid();
+  facts.source = options.source;
+  facts.base = snapshot.base().path();
+  facts.mount_point = mount_point;
+  facts.started_at = utc_now();
+  facts.allow_other = options.allow_other;
+  facts.verify = options.verify;
+  facts.protocol = fmt::format("{}.{}", negotiated.protocol_major, negotiated.protocol_minor);
+  facts.capabilities = negotiated.capabilities;
+  facts.max_read = negotiated.max_read;
+  facts.max_background = negotiated.max_background;
+  facts.max_readahead = negotiated.max_readahead;
+  return facts;
+}
+
+EngineOptions engine_options(const MountOptions& options) {
+  const uint64_t memory =
+      options.memory_bytes != 0 ? options.memory_bytes : default_memory_budget(cgroup_memory_limit());
+  return {.memory_bytes = memory, .threads = options.threads, .verify = options.verify};
+}
+
+void announce(const Snapshot& snapshot, const MountFacts& facts) {
+  const auto line =
+      fmt::format("mounted {} versions of {} at {}; latest is {}", snapshot.admitted_count(), bare(facts.source),
+                  bare(facts.mount_point), bare(snapshot.admitted(snapshot.latest()).name));
+  fmt::print(stderr, "{}\n", line);
+  log::write(log::Level::kInfo, "mount.ready", line);
+}
+
+/// Serves until unmounted.
+Status serve(const MountOptions& options, const std::string& mount_point, const Files& files,
+             const std::shared_ptr<const Snapshot>& snapshot, ReadyNotice& notice) {
+  StopOnSignal stop_on_signal;
+  const auto engine = std::make_shared<Engine>(snapshot, engine_options(options));
+  auto table = TRY(NodeTable::build(tree_contents(snapshot)));
+  auto owned_report = std::make_unique<MountReport>(snapshot, engine, files);
+  MountReport& report = *owned_report;
+  auto vfs = std::make_shared<Vfs>(std::move(table), engine_reader(engine), std::move(owned_report),
+                                   VfsOptions{::getuid(), ::getgid()});
+  const auto session = TRY(Session::mount(vfs, {mount_point, options.source, options.allow_other, 0}));
+  stop_on_signal.watch(*session);
+  const auto served = session->serve([&] {
+    const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
+    report.set_facts(facts);
+    announce(*snapshot, facts);
+    if (!notice.send()) ::kill(::getpid(), SIGTERM);
+  });
+  stop_on_signal.end();
+  log::event(log::Level::kInfo, "mount.ended", "{}", quote(mount_point));
+  return served;
+}
+
+Status mount_and_serve(MountOptions options, ReadyNotice& notice) {
+  TRY(set_up_log(options));
+  set_up_allocator();
+  options.source = real_or_same(options.source);
+  options.base = real_or_same(options.base);
+  TRY(check_mount_point(options.mount_point, {options.source}));  // before a long look at the source
+  const Files files;
+  const auto snapshot = TRY(open_source(files, {options.source, options.base, options.verify}));
+  const auto mount_point = TRY(check_mount_point(options.mount_point, kept_apart(options.source, snapshot->base())));
+  print_refused(*snapshot);
+  return serve(options, mount_point, files, snapshot, notice);
+}
+
+int exit_status(const MountOptions& options, ReadyNotice& notice) {
+  const Status status = mount_and_serve(options, notice);
+  if (status) return 0;
+  fmt::print(stderr, "weightfs mount: {}\n", status.error().text());
+  log::write(log::Level::kError, "mount.failed", status.error().text());
+  return kCannotStatus;
+}
+
+}  // namespace
+
+int run_mount(const MountOptions& options) {
+  open_standard_streams();
+  if (!options.foreground) {
+    return run_in_background([&](ReadyNotice& notice) { return exit_status(options, notice); });
+  }
+  ReadyNotice nobody;
+  return exit_status(options, nobody);
+}
+
+}  // namespace weightfs::cli

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace weightfs::cli {
+
+/// `weightfs mount`, as the command line gives it.
+struct MountOptions {
+  std::string source;
+  std::string mount_point;
+  std::string base;  ///< empty: look for it in `source`
+  bool foreground = false;
+  bool verify = true;         ///< check published digests
+  uint64_t memory_bytes = 0;  ///< 0: choose by default_memory_budget()
+  unsigned threads = 0;       ///< decoding threads; 0: all processors
+  bool allow_other = false;
+  std::string log_level = "info";
+  std::string log_file;  ///< empty: stderr in the foreground, else syslog
+};
+
+/// Mounts and serves.  In the background (the default) it returns in the calling process as soon as
+/// the mount serves; in the foreground when it has been unmounted.  Returns the exit status: 0, or 3
+/// with a message on stderr.  Must be called before the process starts threads, because it may fork.
+int run_mount(const MountOptions& options);
+
+/// Unmounts a weightfs and waits until its process has ended.  Also removes a mount whose process died.
+int run_umount(const std::string& mount_point);
+
+}  // namespace weightfs::cli

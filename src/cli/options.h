@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/mount_command.h"
+
+namespace weightfs::cli {
+
+enum class Command { kMount, kUmount, kLog, kShow, kVerify, kExport, kStatus };
+
+/// A parsed command line.  Only the members that the command has are meaningful.
+struct Options {
+  Command command = Command::kLog;
+  std::string source;                 ///< SOURCE; of log and show: SOURCE or MOUNTPOINT
+  std::string mount_point;            ///< umount, status
+  std::string directory;              ///< export: DIR
+  std::vector<std::string> versions;  ///< show and export: exactly one; verify: those named
+  std::string base;                   ///< --base
+  bool verify = true;                 ///< --verify=tensor
+  bool json = false;                  ///< --json
+  bool all = false;                   ///< show --all
+  MountOptions mount;                 ///< mount: complete, its source and base included
+};
+
+/// Either options, or what to print and the exit status to end with.
+struct ParseResult {
+  std::optional<Options> options;
+  int exit_status = 0;
+  std::string output;  ///< for standard output: help or the version
+  std::string errors;  ///< for standard error
+};
+
+/// Pure: touches neither files nor streams.
+ParseResult parse_options(int argc, const char* const* argv);
+
+}  // namespace weightfs::cli

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The JSON documents: log, show, status.  One place builds them, so that `weightfs log --json` says the
+// same about a source as about a mount of it, and the manual has one list of keys.  Keys are only ever
+// added.  Names come from files, hence every document is written with invalid UTF-8 replaced.
+#include "cli/report.h"
+
+#include <fmt/chrono.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "codec/kernels.h"
+
+namespace weightfs::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+template <class T>
+Json or_null(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json error_or_null(const std::optional<Error>& error) {
+  if (!error) return nullptr;
+  return {{"code", code_id(error->code)}, {"message", error->message}};
+}
+
+Json version_object(const Version& version) {
+  return {
+      {"name", version.name},
+      {"number", version.number},
+      {"kind", kind_name(version.kind)},
+      {"format", version.format},
+      {"state", version.admitted() ? "admitted" : "refused"},
+      {"error", error_or_null(version.error)},
+      {"warnings", version.warnings},
+      {"parent", version.parent.empty() ? Json(nullptr) : Json(version.parent)},
+      {"delta_bytes", version.delta_bytes},
+      {"changed_elements", or_null(version.changed_elements)},
+      {"path", version.path},
+      {"published_at", version.mtime_ns == 0 ? Json(nullptr) : Json(utc_text(version.mtime_ns))},
+  };
+}
+
+Json served_object(const Version& version) {
+  Json object = version_object(version);
+  Json served_by = nullptr;
+  if (version.admitted()) served_by = version.kind == VersionKind::kBase ? "base" : "decode";
+  object["served_by"] = served_by;
+  return object;
+}
+
+/// Bytes that one counted change stands for.  weight_v's overwrite lists bytes; everything else lists
+/// elements, or bytes where an element is smaller than one.
+uint64_t change_unit(std::string_view format, const TensorInfo& info) {
+  return format == "weight_v-overwrite" ? 1 : std::max(1u, dtype_bits(info.dtype) / 8);
+}
+
+/// What the delta does to one tensor; null for a tensor that it leaves alone.
+Json change_object(const DeltaTensor* change, std::optional<uint64_t> counted, std::string_view format,
+                   const ModelFolder::Tensor& tensor, const ModelFolder& base) {
+  if (change == nullptr) return nullptr;
+  const uint64_t unit = change_unit(format, tensor.info);
+  const bool whole_elements = unit * 8 == dtype_bits(tensor.info.dtype) || counted == tensor.info.elements();
+  Json bytes = nullptr;
+  Json share = nullptr;
+  if (counted) {
+    const uint64_t changed = std::min(*counted * unit, tensor.bytes());
+    bytes = changed;
+    share = tensor.bytes() == 0 ? 0.0 : static_cast<double>(changed) / static_cast<double>(tensor.bytes());
+  }
+  const bool mapped = change->published_name != tensor.info.name;
+  return {
+      {"changed_elements", whole_elements ? or_null(counted) : Json(nullptr)},
+      {"changed_bytes", std::move(bytes)},
+      {"changed_share", std::move(share)},
+      {"stored_bytes", change->stored_bytes},
+      {"digest", change->digest ? Json(digest_name(change->digest->kind)) : Json(nullptr)},
+      {"digest_text", change->digest ? Json(change->digest->text) : Json(nullptr)},
+      {"published_name", mapped ? Json(change->published_name) : Json(nullptr)},
+      {"tied_to", change->tied_to ? Json(base.tensors()[*change->tied_to].info.name) : Json(nullptr)},
+      {"file", change->file},
+      {"error", nullptr},
+  };
+}
+
+Json tensor_object(const ModelFolder& base, size_t tensor, const DeltaTensor* change, std::optional<uint64_t> counted,
+                   std::string_view format) {
+  const auto& entry = base.tensors()[tensor];
+  return {
+      {"name", entry.info.name},           {"dtype", dtype_name(entry.info.dtype)},
+      {"shape", entry.info.shape},         {"shard", base.shards()[entry.shard].file_name},
+      {"elements", entry.info.elements()}, {"bytes", entry.bytes()},
+      {"changed", change != nullptr},      {"change", change_object(change, counted, format, entry, base)},
+  };
+}
+
+std::optional<uint64_t> count_of(const DeltaTensor* change, const ChangedCounts& counted) {
+  if (change == nullptr) return std::nullopt;
+  const auto found = counted.find(change->tensor);
+  return found != counted.end() ? std::optional(found->second) : change->changed_elements;
+}
+
+Json tensor_array(const ModelFolder& base, const Version& version, const ChangedCounts& counted) {
+  std::vector<const DeltaTensor*> changes(base.tensors().size(), nullptr);
+  if (version.delta != nullptr) {
+    for (const auto& change : version.delta->tensors) changes[change.tensor] = &change;
+  }
+  Json array = Json::array();
+  for (size_t i = 0; i < changes.size(); ++i) {
+    array.push_back(tensor_object(base, i, changes[i], count_of(changes[i], counted), version.format));
+  }
+  return array;
+}
+
+Json counters_object(const EngineStatus& engine, const IoCounters& io) {
+  return {
+      {"reads", engine.reads},
+      {"bytes_served", engine.bytes_served},
+      {"bytes_from_base", engine.bytes_from_base},
+      {"blocks_decoded", engine.blocks_decoded},
+      {"block_hits", engine.block_hits},
+      {"segments_decoded", engine.segments_decoded},
+      {"segment_hits", engine.segment_hits},
+      {"tensors_verified", engine.tensors_verified},
+      {"digest_failures", engine.digest_failures},
+      {"block_failures", engine.block_failures},
+      {"read_errors", engine.read_errors},
+      {"source_reads", io.reads.load()},
+      {"tensor_bytes_read", io.tensor_bytes.load()},
+      {"header_bytes_read", io.header_bytes.load()},
+  };
+}
+
+/// Resident memory of this process, in bytes; 0 where /proc is missing.
+uint64_t resident_bytes() {
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0;
+  unsigned long long total = 0;
+  unsigned long long resident = 0;
+  const int fields = std::fscanf(file, "%llu %llu", &total, &resident);
+  std::fclose(file);
+  return fields == 2 ? resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
+}
+
+Json memory_object(const EngineStatus& engine) {
+  return {
+      {"budget", engine.memory_budget},   {"used", engine.memory_used},    {"blocks", engine.memory_blocks},
+      {"patches", engine.memory_patches}, {"evictions", engine.evictions}, {"rss", resident_bytes()},
+  };
+}
+
+Json kernel_object(const MountFacts& facts) {
+  return {
+      {"protocol", facts.protocol},           {"capabilities", facts.capabilities},
+      {"max_read", facts.max_read},           {"max_background", facts.max_background},
+      {"max_readahead", facts.max_readahead},
+  };
+}
+
+}  // namespace
+
+Json log_report(const Snapshot& snapshot) {
+  Json array = Json::array();
+  for (const auto& version : snapshot.versions()) array.push_back(version_object(version));
+  return array;
+}
+
+Json version_report(const Snapshot& snapshot, const Version& version, const ChangedCounts& counted) {
+  Json object = version_object(version);
+  object["tensors"] = version.admitted() ? tensor_array(snapshot.base(), version, counted) : Json(nullptr);
+  return object;
+}
+
+std::string log_json(const Snapshot& snapshot) { return json_text(log_report(snapshot)); }
+
+std::string version_json(const Snapshot& snapshot, std::string_view name) {
+  const Version* version = snapshot.find(name);
+  return json_text(version == nullptr ? Json(nullptr) : version_report(snapshot, *version, {}));
+}
+
+std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
+                        const MountFacts& facts) {
+  Json versions = Json::array();
+  for (const auto& version : snapshot.versions()) versions.push_back(served_object(version));
+  return json_text({
+      {"pid", facts.pid},
+      {"version", WEIGHTFS_VERSION},
+      {"source", facts.source},
+      {"base", facts.base},
+      {"mount_point", facts.mount_point},
+      {"started_at", facts.started_at},
+      {"latest", snapshot.admitted(snapshot.latest()).name},
+      {"verify", facts.verify ? "tensor" : "off"},
+      {"allow_other", facts.allow_other},
+      {"isa", codec::level_name(codec::kernels().level)},
+      {"threads", engine.threads},
+      {"versions", std::move(versions)},
+      {"counters", counters_object(engine, files.counters())},
+      {"memory", memory_object(engine)},
+      {"kernel", kernel_object(facts)},
+  });
+}
+
+std::string json_text(const Json& document) {
+  return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string utc_text(int64_t unix_nanoseconds) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  // Rounds down, also before 1970.
+  const int64_t seconds = unix_nanoseconds / kSecond - (unix_nanoseconds % kSecond < 0 ? 1 : 0);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(seconds)));
+}
+
+std::string utc_now() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return utc_text(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
+}  // namespace weightfs::cli

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "chain/snapshot.h"
+#include "engine/engine.h"
+#include "io/files.h"
+
+namespace weightfs::cli {
+
+/// What only the mounting process knows about its mount.
+struct MountFacts {
+  int pid = 0;
+  std::string source;       ///< absolute path
+  std::string base;         ///< absolute path
+  std::string mount_point;  ///< absolute path
+  std::string started_at;   ///< utc_text() of the moment at which the mount was ready
+  bool allow_other = false;
+  bool verify = true;
+  std::string protocol;  ///< FUSE protocol that was negotiated, e.g. "7.40"
+  std::vector<std::string> capabilities;
+  unsigned max_read = 0;  ///< bytes
+  unsigned max_background = 0;
+  unsigned max_readahead = 0;  ///< bytes
+};
+
+/// What Engine::check_tensor counted, by base tensor index: elements, or bytes where a format lists those.
+using ChangedCounts = std::map<size_t, uint64_t>;
+
+// The JSON documents of weightfs; the manual lists their keys.  Bytes that are not UTF-8 appear as
+// U+FFFD.  Every function is pure apart from status_json, which also looks at this process's memory.
+
+/// Array of objects, one a version, refused ones included.
+std::string log_json(const Snapshot& snapshot);
+/// The state of a mount: what `.weightfs/status.json` holds.
+std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
+                        const MountFacts& facts);
+/// One version and its tensors, as far as headers tell; the object of a refused one has no tensors.
+/// `name` must be one of snapshot.versions(), else the text is "null".
+std::string version_json(const Snapshot& snapshot, std::string_view name);
+
+// The same as values, for the commands.
+nlohmann::ordered_json log_report(const Snapshot& snapshot);
+nlohmann::ordered_json version_report(const Snapshot& snapshot, const Version& version, const ChangedCounts& counted);
+/// Text of a document: indented, ending in a newline, always valid UTF-8.
+std::string json_text(const nlohmann::ordered_json& document);
+
+/// "2026-11-23T09:29:31Z".
+std::string utc_text(int64_t unix_nanoseconds);
+/// utc_text() of now.
+std::string utc_now();
+
+}  // namespace weightfs::cli

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `weightfs status`: what a mount serves and how it does, read from its status.json.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/json_access.h"
+#include "cli/report.h"
+#include "cli/source_access.h"
+#include "cli/terminal.h"
+#include "common/text.h"
+
+namespace weightfs::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr size_t kLabelWidth = 12;
+
+class StatusPrinter {
+ public:
+  StatusPrinter(const Json& status, const Terminal& terminal) : status_(status), terminal_(terminal) {}
+
+  std::string text() {
+    heading();
+    what();
+    versions();
+    counters();
+    checks();
+    memory();
+    kernel();
+    return std::move(out_);
+  }
+
+ private:
+  void line(std::string_view label, std::string_view value, Colour colour = Colour::kNone) {
+    std::string wrapped = wrap(value, kLabelWidth + 2, terminal_.width);
+    wrapped.erase(0, kLabelWidth + 2);
+    wrapped.pop_back();
+    out_ += fmt::format("  {:<{}}{}\n", label, kLabelWidth, terminal_.paint(colour, wrapped));
+  }
+
+  uint64_t counter(const char* key) const { return number_of(object_of(status_, "counters"), key).value_or(0); }
+
+  void heading() {
+    out_ += fmt::format("{}: weightfs {}, pid {}\n", bare(text_of(status_, "mount_point")), text_of(status_, "version"),
+                        number_of(status_, "pid").value_or(0));
+  }
+
+  void what() {
+    line("source", bare(text_of(status_, "source")));
+    line("base", bare(text_of(status_, "base")));
+    line("mounted", mounted_text());
+  }
+
+  std::string mounted_text() const {
+    std::string started = text_of(status_, "started_at");
+    std::tm parts{};
+    if (strptime(started.c_str(), "%Y-%m-%dT%H:%M:%SZ", &parts) == nullptr) return started;
+    const double seconds = std::difftime(std::time(nullptr), timegm(&parts));
+    return fmt::format("{} ({} ago){}", started, human_seconds(std::max(0.0, seconds)),
+                       flag_of(status_, "allow_other") ? ", open to other users" : "");
+  }
+
+  void versions() {
+    const auto& all = array_of(status_, "versions");
+    const auto is_refused = [](const Json& version) { return text_of(version, "state") != "admitted"; };
+    const auto refused = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_refused));
+    line("versions", fmt::format("{} served, {} refused", all.size() - refused, refused),
+         refused > 0 ? Colour::kBad : Colour::kNone);
+    for (const auto& version : all) {
+      const auto error = error_text(version);
+      if (!error) continue;
+      out_ += terminal_.remark(Colour::kBad, bare(text_of(version, "name")) + ": " + *error, kLabelWidth + 4);
+    }
+    line("latest", bare(text_of(status_, "latest")));
+  }
+
+  void counters() {
+    const uint64_t served = counter("bytes_served");
+    const uint64_t decoded = counter("blocks_decoded");
+    const uint64_t hits = counter("block_hits");
+    std::string reads = fmt::format("{} reads, {}", grouped(counter("reads")), human_bytes(served));
+    if (served > 0) {
+      reads += fmt::format(" ({} of it unchanged from the base)", share_text(counter("bytes_from_base"), served));
+    }
+    line("served", reads);
+    std::string blocks = fmt::format("{} blocks", grouped(decoded));
+    if (decoded + hits > 0) blocks += fmt::format("; {} of requests found in memory", share_text(hits, decoded + hits));
+    line("decoded", blocks);
+    line("from source",
+         fmt::format("{} of tensors, {} of headers, in {} reads", human_bytes(counter("tensor_bytes_read")),
+                     human_bytes(counter("header_bytes_read")), grouped(counter("source_reads"))));
+  }
+
+  static std::string share_text(uint64_t part, uint64_t whole) {
+    return human_share(static_cast<double>(part) / static_cast<double>(whole));
+  }
+
+  void checks() {
+    const uint64_t failures = counter("digest_failures") + counter("block_failures");
+    if (text_of(status_, "verify") == "off") {
+      line("digests", "not checked (--verify=off)", Colour::kWarning);
+    } else {
+      line("digests",
+           fmt::format("{} tensors checked, {} failures", grouped(counter("tensors_verified")), grouped(failures)),
+           failures > 0 ? Colour::kBad : Colour::kNone);
+    }
+    const uint64_t errors = counter("read_errors");
+    line("errors", fmt::format("{} reads failed", grouped(errors)), errors > 0 ? Colour::kBad : Colour::kNone);
+  }
+
+  void memory() {
+    constexpr size_t kBar = 20;
+    const auto& memory = object_of(status_, "memory");
+    const auto value = [&](const char* key) { return number_of(memory, key).value_or(0); };
+    const uint64_t budget = std::max<uint64_t>(value("budget"), 1);
+    const double share = std::min(1.0, static_cast<double>(value("used")) / static_cast<double>(budget));
+    const auto filled = static_cast<size_t>(share * kBar);
+    line("memory", fmt::format("[{}{}] {} of {}: blocks {}, patches {}; {} evictions; process {}",
+                               std::string(filled, '#'), std::string(kBar - filled, '-'), human_bytes(value("used")),
+                               human_bytes(budget), human_bytes(value("blocks")), human_bytes(value("patches")),
+                               grouped(value("evictions")), human_bytes(value("rss"))));
+  }
+
+  void kernel() {
+    const auto& kernel = object_of(status_, "kernel");
+    std::string names;
+    for (const auto& name : array_of(kernel, "capabilities")) {
+      if (name.is_string()) names += (names.empty() ? "" : " ") + bare(name.get<std::string>());
+    }
+    line("kernel", fmt::format("FUSE {}; reads up to {}, read-ahead {}, {} in the background",
+                               text_of(kernel, "protocol"), human_bytes(number_of(kernel, "max_read").value_or(0)),
+                               human_bytes(number_of(kernel, "max_readahead").value_or(0)),
+                               number_of(kernel, "max_background").value_or(0)));
+    line("", names.empty() ? "no optional capabilities" : names, Colour::kFaint);
+    line("decoder", fmt::format("{}, {} threads", text_of(status_, "isa"), number_of(status_, "threads").value_or(0)));
+  }
+
+  const Json& status_;
+  const Terminal terminal_;
+  std::string out_;
+};
+
+Error not_a_mount(const std::string& path) {
+  std::error_code ignored;
+  const bool there = std::filesystem::exists(path, ignored);
+  return {ErrorCode::kNotAMount, fmt::format("{} {}; 'findmnt -t fuse.weightfs' lists what is mounted", quote(path),
+                                             there ? "is not a mount point of weightfs" : "does not exist")};
+}
+
+}  // namespace
+
+Result<int> run_status(const Options& options) {
+  const auto status = TRY(read_mount_status(options.mount_point));
+  if (!status) return not_a_mount(options.mount_point);
+  if (options.json) {
+    fmt::print("{}", json_text(*status));
+  } else {
+    fmt::print("{}", StatusPrinter(*status, terminal_of(stdout)).text());
+  }
+  return 0;
+}
+
+}  // namespace weightfs::cli

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// `weightfs umount`: takes a mount away and returns when its process has ended, so that whoever calls it
+// next may change the source or mount again.  Mounts of anything else are never touched.
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "cli/json_access.h"
+#include "cli/mount_command.h"
+#include "cli/source_access.h"
+#include "common/text.h"
+#include "fuse/descriptor.h"
+#include "fuse/kernel_mount.h"
+#include "fuse/mount_point.h"
+
+namespace weightfs::cli {
+namespace {
+
+constexpr int kCannotStatus = 3;
+constexpr int kPatienceMilliseconds = 15'000;
+
+Result<MountEntry> our_mount(const std::string& path) {
+  const auto mount = TRY(mounted_at(path));
+  if (!mount) return Error{ErrorCode::kNotAMount, fmt::format("nothing is mounted on {}", quote(path))};
+  if (mount->fs_type == kFsType) return *mount;
+  return Error{ErrorCode::kNotAMount, fmt::format("what is mounted on {} is no weightfs but {}; use umount(8)",
+                                                  quote(path), quote(mount->fs_type))};
+}
+
+bool is_dead(const std::string& mount_point) {
+  struct stat status {};
+  return ::stat(mount_point.c_str(), &status) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
+/// The process behind a mount; without a value when it cannot be told (another user's mount).
+Descriptor daemon_of(const std::string& mount_point) {
+  const auto status = read_mount_status(mount_point);
+  if (!status || !*status) return {};
+  const auto pid = number_of(**status, "pid");
+  if (!pid || *pid == 0 || *pid > INT32_MAX) return {};
+  // In another pid namespace the number means somebody else.
+  std::string name;
+  std::getline(std::ifstream(fmt::format("/proc/{}/comm", *pid)) >> std::ws, name);
+  if (name != "weightfs") return {};
+  return Descriptor(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(*pid), 0)));
+}
+
+Status wait_for_end(const Descriptor& daemon, const std::string& mount_point) {
+  if (!daemon) return {};
+  pollfd ended{daemon.get(), POLLIN, 0};
+  int result = 0;
+  do {
+    result = ::poll(&ended, 1, kPatienceMilliseconds);
+  } while (result < 0 && errno == EINTR);
+  if (result != 0) return {};
+  return Error{ErrorCode::kMountBusy,
+               fmt::format("{} is unmounted, but its process still works on something", quote(mount_point))};
+}
+
+Status unmount_and_wait(const std::string& path) {
+  const auto mount = TRY(our_mount(path));
+  if (is_dead(mount.mount_point)) {
+    TRY(kernel_unmount(mount.mount_point, Unmount::kDetach));
+    fmt::print(stderr, "the weightfs on {} had died; its mount is removed\n", quote(mount.mount_point));
+    return {};
+  }
+  const auto daemon = daemon_of(mount.mount_point);
+  TRY(kernel_unmount(mount.mount_point, Unmount::kPlain));
+  return wait_for_end(daemon, mount.mount_point);
+}
+
+}  // namespace
+
+int run_umount(const std::string& mount_point) {
+  const Status status = unmount_and_wait(mount_point);
+  if (status) return 0;
+  fmt::print(stderr, "weightfs umount: {}\n", status.error().text());
+  return kCannotStatus;
+}
+
+}  // namespace weightfs::cli

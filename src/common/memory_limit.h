@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace weightfs {
+
+/// The smallest memory limit that a control group (v2 or v1, this one or an ancestor) puts on this
+/// process; nothing when there is none.  `root` stands for "/" in tests.
+std::optional<uint64_t> cgroup_memory_limit(const std::string& root = "");
+
+/// Budget for decoded data when the user names none: 1 GiB, or a quarter of `limit` if that is less.
+uint64_t default_memory_budget(std::optional<uint64_t> limit);
+
+}  // namespace weightfs

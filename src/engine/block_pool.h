@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "common/bytes.h"
+
+namespace weightfs {
+
+class BlockPool;
+
+/// A block's memory; goes back to its pool when destroyed.
+class Block {
+ public:
+  Block(std::shared_ptr<BlockPool> pool, std::byte* memory, size_t size);
+  ~Block();
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  MutableBytes bytes() { return {memory_, size_}; }
+  Bytes bytes() const { return {memory_, size_}; }
+
+ private:
+  std::shared_ptr<BlockPool> pool_;
+  std::byte* memory_;
+  size_t size_;
+};
+
+/// Hands out memory for blocks of kBlockBytes and reuses it: touching fresh memory is many times
+/// slower than touching it again, above all on virtual machines.  Thread-safe.
+class BlockPool : public std::enable_shared_from_this<BlockPool> {
+ public:
+  ~BlockPool();
+  /// Throws std::bad_alloc when the system has no memory left.
+  std::shared_ptr<Block> take(size_t size);
+
+ private:
+  friend class Block;
+  void give_back(std::byte* memory);
+
+  std::mutex mutex_;
+  std::vector<std::byte*> free_;  // guarded by mutex_
+};
+
+}  // namespace weightfs

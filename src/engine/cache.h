@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+
+namespace weightfs {
+
+/// What a cache entry holds.
+enum class CacheKind : uint8_t {
+  kBlock,    ///< Block: decoded bytes
+  kSegment,  ///< codec::PatchSegment: a decoded part of a patch
+  kDigests,  ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
+};
+
+/// Names an entry: a tensor, one of its states (index into its history) and a block or segment number.
+struct CacheKey {
+  uint32_t tensor = 0;
+  uint32_t step = 0;
+  uint32_t index = 0;
+  CacheKind kind = CacheKind::kBlock;
+
+  bool operator==(const CacheKey&) const = default;
+};
+
+struct CacheKeyHash {
+  size_t operator()(const CacheKey& key) const {
+    uint64_t h = (uint64_t{key.tensor} << 32 | key.step) * 0x9E3779B97F4A7C15u;
+    h ^= (uint64_t{key.index} << 8 | static_cast<uint64_t>(key.kind)) * 0xC2B2AE3D27D4EB4Fu;
+    return static_cast<size_t>(h ^ (h >> 29));
+  }
+};
+
+/// Least-recently-used entries of all kinds under one budget of bytes.  Thread-safe.
+/// Entries are shared: evicting one frees its memory when its last user lets go of it.
+class Cache {
+ public:
+  explicit Cache(uint64_t budget_bytes) : budget_(budget_bytes) {}
+
+  /// Null when it is not there.  The type must be the one that was inserted under that kind.
+  template <class T>
+  std::shared_ptr<const T> find(const CacheKey& key) {
+    return std::static_pointer_cast<const T>(find_any(key));
+  }
+  /// Inserts or replaces, then evicts until the budget holds.  An entry over the budget is not kept.
+  void insert(const CacheKey& key, std::shared_ptr<const void> value, uint64_t cost);
+
+  struct Usage {
+    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, evictions = 0;
+  };
+  Usage usage() const;
+  uint64_t budget() const { return budget_; }
+
+ private:
+  struct Entry {
+    CacheKey key;
+    std::shared_ptr<const void> value;
+    uint64_t cost;
+  };
+  using Order = std::list<Entry>;
+
+  std::shared_ptr<const void> find_any(const CacheKey& key);
+  void charge(const Entry& entry, bool add);
+
+  const uint64_t budget_;
+  mutable std::mutex mutex_;  // guards everything below
+  Order order_;               // most recently used first
+  std::unordered_map<CacheKey, Order::iterator, CacheKeyHash> entries_;
+  uint64_t used_ = 0;
+  uint64_t blocks_ = 0;
+  uint64_t evictions_ = 0;
+};
+
+}  // namespace weightfs

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "chain/snapshot.h"
+#include "codec/patch_segment.h"
+#include "common/result.h"
+#include "engine/cache.h"
+#include "engine/counters.h"
+#include "engine/failures.h"
+#include "engine/single_flight.h"
+
+namespace weightfs {
+
+/// Composes the bytes of a tensor in one of its states: the newest dense bytes (of the base, an anchor
+/// or a full version) with every later patch applied, oldest first.  Thread-safe.
+class Composer {
+ public:
+  Composer(const Snapshot& snapshot, Cache& cache, Counters& counters)
+      : snapshot_(snapshot), cache_(cache), counters_(counters) {}
+
+  using Steps = std::vector<TensorStep>;
+
+  /// The changes of a tensor.  Changes that hold only for tied tensors are left out when the base's
+  /// bytes of the two differ, which is found out (once) by comparing them.
+  Result<const Steps*> steps(size_t tensor);
+  /// Index into steps(tensor) of its newest change at or before version `ordinal`, if any.
+  Result<std::optional<size_t>> step_at(size_t tensor, size_t ordinal);
+
+  /// Fills `out` with the bytes from `offset` on of `tensor` after step `step`.  The range lies inside
+  /// one segment and its ends are multiples of the element size.
+  Status compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+
+  /// One decoded segment of one (sparse) step, from the cache or decoded now.
+  Result<std::shared_ptr<const codec::PatchSegment>> segment(size_t tensor, size_t step, uint64_t index);
+
+ private:
+  Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
+  Result<bool> base_bytes_equal(size_t a, size_t b) const;
+
+  const Snapshot& snapshot_;
+  Cache& cache_;
+  Counters& counters_;
+  Failures failures_;
+  SingleFlight<CacheKey, CacheKeyHash> flights_;
+  std::atomic<uint64_t> loading_{0};  // bytes that running load() calls hold outside the cache
+  std::mutex resolved_mutex_;
+  std::unordered_map<size_t, std::unique_ptr<Steps>> resolved_;  // guarded by resolved_mutex_
+};
+
+}  // namespace weightfs

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <oneapi/tbb/task_arena.h>
+
+#include "engine/block_pool.h"
+#include "engine/composer.h"
+
+namespace weightfs {
+
+/// Checks composed tensors against their published digests and hands out decoded blocks.  Thread-safe.
+class Verifier {
+ public:
+  Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters, tbb::task_arena& arena,
+           unsigned threads);
+
+  /// XXH3-64 of each block of a tensor that passed its digest.
+  using BlockDigests = std::vector<uint64_t>;
+
+  /// Makes sure that the bytes of `tensor` after `step` have the published digest: composes the whole
+  /// tensor once, with all threads, and remembers a hash of every block.  Call it outside the arena.
+  Result<std::shared_ptr<const BlockDigests>> verified(size_t tensor, size_t step);
+
+  /// One decoded block.  With `digests` a block that is decoded again is checked against them.
+  Result<std::shared_ptr<const Block>> block(size_t tensor, size_t step, uint64_t index, const BlockDigests* digests);
+
+ private:
+  Result<std::shared_ptr<const BlockDigests>> verify(size_t tensor, size_t step);
+  Status compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window);
+  Status load_patches(size_t tensor, size_t step);
+  Error digest_mismatch(size_t tensor, const DeltaTensor& change, const std::string& found) const;
+  size_t block_size(size_t tensor, uint64_t index) const;
+
+  const Snapshot& snapshot_;
+  Composer& composer_;
+  Cache& cache_;
+  Counters& counters_;
+  tbb::task_arena& arena_;
+  uint64_t window_blocks_;
+  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>();
+  Failures failures_;
+  SingleFlight<CacheKey, CacheKeyHash> verifying_;
+  SingleFlight<CacheKey, CacheKeyHash> decoding_;
+};
+
+}  // namespace weightfs

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "common/result.h"
+#include "fuse/descriptor.h"
+
+namespace weightfs {
+
+inline constexpr unsigned kMaxRead = 1u << 20;  ///< largest read request; must equal what INIT says
+
+struct MountRequest {
+  std::string mount_point;  ///< real path
+  std::string source;       ///< shown by mount(8) and in /proc/self/mountinfo
+  bool allow_other = false;
+};
+
+/// A mount whose requests arrive at `device`.
+struct KernelMount {
+  Descriptor device;
+  std::string id;   ///< "MAJOR:MINOR" of the mounted file system
+  std::string via;  ///< "mount(2)" or "fusermount3"
+};
+
+/// Mounts by mount(2) where privileges allow, else through fusermount3.  Nothing answers yet: whoever
+/// touches the mount point waits until the device is served.
+Result<KernelMount> kernel_mount(const MountRequest& request);
+
+enum class Unmount {
+  kPlain,   ///< fails with mount.busy while a file is open
+  kDetach,  ///< takes the name away at once; open files go on
+};
+
+/// Unmounts what is topmost at a path, with mount.busy, mount.not_weightfs (nothing there) or mount.failed.
+Status kernel_unmount(const std::string& mount_point, Unmount how);
+
+/// Options for mount(2); `device` is the number of our descriptor of /dev/fuse.
+std::string mount_data(const MountRequest& request, int device, unsigned user, unsigned group);
+/// Options for `fusermount3 -o`.
+std::string fusermount_options(const MountRequest& request);
+
+}  // namespace weightfs

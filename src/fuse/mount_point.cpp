@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// What may be mounted on, and what is mounted where.  What must stay true: mounts are recognised by
+// /proc/self/mountinfo alone, since asking the file system itself would hang on one that does not answer.
+#include "fuse/mount_point.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <sstream>
+
+#include "common/text.h"
+
+namespace weightfs {
+namespace {
+
+bool is_octal(char c) { return c >= '0' && c <= '7'; }
+
+/// mountinfo writes space, tab, newline and backslash as \ooo.
+std::string unescape(std::string_view field) {
+  std::string out;
+  for (size_t i = 0; i < field.size(); ++i) {
+    if (field[i] == '\\' && i + 3 < field.size() && is_octal(field[i + 1]) && is_octal(field[i + 2]) &&
+        is_octal(field[i + 3])) {
+      out += static_cast<char>((field[i + 1] - '0') * 64 + (field[i + 2] - '0') * 8 + (field[i + 3] - '0'));
+      i += 3;
+    } else {
+      out += field[i];
+    }
+  }
+  return out;
+}
+
+/// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw": the fields after mount options vary in number.
+bool parse_line(const std::string& line, MountEntry& out) {
+  std::istringstream fields(line);
+  std::string id, parent, root, options, tag;
+  std::string mount_point, source;
+  if (!(fields >> id >> parent >> out.device >> root >> mount_point >> options)) return false;
+  while (fields >> tag && tag != "-") {
+  }
+  if (!(fields >> out.fs_type >> source)) return false;
+  out.mount_point = unescape(mount_point);
+  out.source = unescape(source);
+  return true;
+}
+
+Result<std::string> real_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
+  if (real) return std::string(real.get());
+  const int error = errno;
+  return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: {}{}", quote(path), std::strerror(error),
+                                                   error == ENOENT ? "; create it as an empty folder first" : "")};
+}
+
+/// The absolute path of a mount point; only the folder that holds it is looked at.
+Result<std::string> mount_path(const std::string& path) {
+  std::string trimmed = path;
+  while (trimmed.size() > 1 && trimmed.back() == '/') trimmed.pop_back();
+  const size_t slash = trimmed.rfind('/');
+  const std::string name = slash == std::string::npos ? trimmed : trimmed.substr(slash + 1);
+  if (name.empty() || name == "." || name == "..") return real_path(trimmed.empty() ? "." : trimmed);
+  const auto folder = real_path(slash == std::string::npos ? "." : slash == 0 ? "/" : trimmed.substr(0, slash));
+  if (!folder) return folder.error();
+  return (*folder == "/" ? "" : *folder) + "/" + name;
+}
+
+Error already_mounted(const MountEntry& mount) {
+  struct stat status {};
+  const std::string where = quote(mount.mount_point);
+  if (mount.fs_type != kFsType) {
+    return {ErrorCode::kMountBusy,
+            fmt::format("{} is a mount point already ({}); choose an empty folder", where, quote(mount.fs_type))};
+  }
+  if (::stat(mount.mount_point.c_str(), &status) != 0 && errno == ENOTCONN) {
+    return {ErrorCode::kMountBusy,
+            fmt::format("the weightfs on {0} has died; clean up first: weightfs umount {0}", where)};
+  }
+  return {ErrorCode::kMountBusy,
+          fmt::format("a weightfs is mounted on {} already, showing {}", where, quote(mount.source))};
+}
+
+}  // namespace
+
+std::vector<MountEntry> parse_mount_info(std::string_view text) {
+  std::vector<MountEntry> mounts;
+  std::istringstream lines{std::string(text)};
+  for (std::string line; std::getline(lines, line);) {
+    MountEntry mount;
+    if (parse_line(line, mount)) mounts.push_back(std::move(mount));
+  }
+  return mounts;
+}
+
+Result<std::vector<MountEntry>> read_mount_info() {
+  std::ifstream file("/proc/self/mountinfo");
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    return Error{ErrorCode::kIoRead, "cannot read /proc/self/mountinfo; is /proc mounted?"};
+  }
+  return parse_mount_info(text.str());
+}
+
+const MountEntry* find_mount(const std::vector<MountEntry>& mounts, std::string_view path) {
+  const auto found =
+      std::find_if(mounts.rbegin(), mounts.rend(), [&](const MountEntry& mount) { return mount.mount_point == path; });
+  return found == mounts.rend() ? nullptr : &*found;
+}
+
+Result<std::optional<MountEntry>> mounted_at(const std::string& path) {
+  const auto mounts = TRY(read_mount_info());
+  const auto plain = TRY(mount_path(path));
+  const auto* mount = find_mount(mounts, plain);
+  if (mount == nullptr) {
+    const auto real = real_path(path);  // the last component may be a link
+    if (real) mount = find_mount(mounts, *real);
+  }
+  return mount != nullptr ? std::optional(*mount) : std::nullopt;
+}
+
+bool is_inside(std::string_view path, std::string_view folder) {
+  if (folder == "/") return path.starts_with('/');
+  return path == folder || (path.starts_with(folder) && path[folder.size()] == '/');
+}
+
+Result<std::string> check_mount_point(const std::string& path, const std::vector<std::string>& kept_apart) {
+  const auto mount = TRY(mounted_at(path));
+  if (mount) return already_mounted(*mount);
+  auto real = TRY(real_path(path));
+  struct stat status {};
+  if (::stat(real.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
+    return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it is not a folder", quote(path))};
+  }
+  for (const auto& other : kept_apart) {
+    const bool within = is_inside(real, other);
+    if (!within && !is_inside(other, real)) continue;
+    return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it {} {}; choose an empty folder elsewhere",
+                                                     quote(path), within ? "lies inside" : "contains", quote(other))};
+  }
+  return real;
+}
+
+}  // namespace weightfs

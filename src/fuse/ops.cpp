@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+// fuse_lowlevel_ops <-> vfs: each operation decodes its request, asks the tree, replies.  What must stay
+// true: exactly one reply a request, as the last thing an operation does; no exception reaches libfuse;
+// a read is answered with all its bytes or with an errno.
+//
+// Left to libfuse's own answers on purpose: opendir, release, releasedir and forget (nothing to do: handles
+// and nodes hold no state); flush, access, getxattr, listxattr, lseek (ENOSYS once, then the kernel never asks again).
+#include "fuse/ops.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "common/log.h"
+#include "fuse/kernel_mount.h"
+
+namespace weightfs {
+namespace {
+
+constexpr double kForever = 1e9;  // seconds: nothing that carries it ever changes
+constexpr size_t kMaxListing = 1u << 20;
+
+constexpr struct {
+  unsigned bit;
+  const char* name;
+} kWanted[] = {
+    {FUSE_CAP_ASYNC_READ, "ASYNC_READ"},   {FUSE_CAP_PARALLEL_DIROPS, "PARALLEL_DIROPS"},
+    {FUSE_CAP_READDIRPLUS, "READDIRPLUS"}, {FUSE_CAP_READDIRPLUS_AUTO, "READDIRPLUS_AUTO"},
+    {FUSE_CAP_ASYNC_DIO, "ASYNC_DIO"},
+};
+
+OpsContext& context_of(fuse_req_t request) { return *static_cast<OpsContext*>(fuse_req_userdata(request)); }
+
+/// Runs an operation that replies itself and answers 0, or answers an errno to reply with.
+template <class Operation>
+void guarded(fuse_req_t request, const char* name, Operation&& operation) {
+  OpsContext& context = context_of(request);
+  int error = EIO;
+  try {
+    error = operation(*context.vfs);
+  } catch (const std::bad_alloc&) {
+    error = ENOMEM;
+  } catch (const std::exception& exception) {
+    context.internal_errors.fetch_add(1);
+    log::event(log::Level::kError, "fuse.internal_error", "{}: {}", name, exception.what());
+  } catch (...) {
+    context.internal_errors.fetch_add(1);
+    log::event(log::Level::kError, "fuse.internal_error", "{}: unknown exception", name);
+  }
+  if (error != 0) fuse_reply_err(request, error);
+}
+
+/// This thread's buffer of kMaxRead bytes: a read costs no allocation.
+std::byte* read_buffer() {
+  struct Free {
+    void operator()(std::byte* buffer) const { std::free(buffer); }
+  };
+  thread_local std::unique_ptr<std::byte, Free> buffer;
+  if (!buffer) buffer.reset(static_cast<std::byte*>(std::aligned_alloc(4096, kMaxRead)));
+  if (!buffer) throw std::bad_alloc();
+  return buffer.get();
+}
+
+double attribute_timeout(NodeId id) { return Vfs::is_volatile(id) ? 0 : kForever; }
+
+fuse_entry_param entry_for(NodeId id, const struct stat& attributes) {
+  fuse_entry_param entry{};
+  entry.ino = id;
+  entry.attr = attributes;
+  entry.attr_timeout = attribute_timeout(id);
+  entry.entry_timeout = kForever;
+  return entry;
+}
+
+void on_init(void* userdata, fuse_conn_info* connection) {
+  auto& context = *static_cast<OpsContext*>(userdata);
+  const std::lock_guard lock(context.mutex);
+  Negotiated& negotiated = context.negotiated;
+  connection->max_read = negotiated.max_read = kMaxRead;  // must equal the mount option
+  connection->max_background = negotiated.max_background = 64;
+  connection->congestion_threshold = negotiated.congestion_threshold = 48;
+  negotiated.max_readahead = connection->max_readahead;
+  negotiated.protocol_major = connection->proto_major;
+  negotiated.protocol_minor = connection->proto_minor;
+  // Assigned, not added: libfuse's defaults include AUTO_INVAL_DATA, and CACHE_SYMLINKS would freeze `latest`.
+  connection->want = 0;
+  for (const auto& capability : kWanted) {
+    if ((connection->capable & capability.bit) == 0) continue;
+    connection->want |= capability.bit;
+    negotiated.capabilities.emplace_back(capability.name);
+  }
+}
+
+void on_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  guarded(request, "lookup", [&](Vfs& vfs) {
+    const auto id = vfs.lookup(parent, name);
+    if (!id) return id.error();  // not cached: a version of that name may be published later
+    const auto attributes = vfs.getattr(*id);
+    if (!attributes) return attributes.error();
+    const auto entry = entry_for(*id, *attributes);
+    fuse_reply_entry(request, &entry);
+    return 0;
+  });
+}
+
+void on_getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info*) {
+  guarded(request, "getattr", [&](Vfs& vfs) {
+    const auto attributes = vfs.getattr(id);
+    if (!attributes) return attributes.error();
+    fuse_reply_attr(request, &*attributes, attribute_timeout(id));
+    return 0;
+  });
+}
+
+void on_readlink(fuse_req_t request, fuse_ino_t id) {
+  guarded(request, "readlink", [&](Vfs& vfs) {
+    const auto target = vfs.readlink(id);
+    if (!target) return target.error();
+    fuse_reply_readlink(request, target->c_str());
+    return 0;
+  });
+}
+
+void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
+  guarded(request, "open", [&](Vfs& vfs) {
+    if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC) != 0) return EROFS;
+    const auto opened = vfs.open(id);
+    if (!opened) return opened.error();
+    file->fh = opened->handle;
+    file->direct_io = opened->control ? 1 : 0;
+    file->keep_cache = opened->control ? 0 : 1;
+    fuse_reply_open(request, file);
+    return 0;
+  });
+}
+
+void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info* file) {
+  guarded(request, "read", [&](Vfs& vfs) {
+    // The mount option forbids larger ones; answering with less than asked is not an option.
+    if (size > kMaxRead || offset < 0) return EINVAL;
+    std::byte* buffer = read_buffer();
+    const auto count = vfs.read(id, file->fh, static_cast<uint64_t>(offset), {buffer, size});
+    if (!count) return count.error();
+    fuse_reply_buf(request, reinterpret_cast<const char*>(buffer), count->value());
+    return 0;
+  });
+}
+
+/// Adds one entry to `space` and answers the bytes that it takes; more than there are when it does not fit.
+size_t add_plain(fuse_req_t request, Vfs&, const DirectoryEntry& entry, char* at, size_t space) {
+  struct stat type {};
+  type.st_ino = entry.id;
+  type.st_mode = entry.type;
+  return fuse_add_direntry(request, at, space, entry.name.data(), &type, static_cast<off_t>(entry.next_offset));
+}
+
+size_t add_plus(fuse_req_t request, Vfs& vfs, const DirectoryEntry& entry, char* at, size_t space) {
+  const auto attributes = vfs.getattr(entry.id);
+  if (!attributes) throw std::logic_error("a listed node has no attributes");
+  auto param = entry_for(entry.id, *attributes);
+  if (entry.name == "." || entry.name == "..") param.ino = 0;  // the kernel knows these already
+  return fuse_add_direntry_plus(request, at, space, entry.name.data(), &param, static_cast<off_t>(entry.next_offset));
+}
+
+using AddEntry = size_t (*)(fuse_req_t, Vfs&, const DirectoryEntry&, char*, size_t);
+
+void list(fuse_req_t request, const char* name, fuse_ino_t id, size_t size, off_t offset, AddEntry add) {
+  guarded(request, name, [&](Vfs& vfs) {
+    if (offset < 0) return EINVAL;
+    std::string buffer(std::min(size, kMaxListing), '\0');
+    size_t used = 0;
+    const int error = vfs.readdir(id, static_cast<uint64_t>(offset), [&](const DirectoryEntry& entry) {
+      const size_t space = buffer.size() - used;
+      const size_t needed = add(request, vfs, entry, buffer.data() + used, space);
+      if (needed > space) return false;
+      used += needed;
+      return true;
+    });
+    if (error != 0) return error;
+    fuse_reply_buf(request, buffer.data(), used);
+    return 0;
+  });
+}
+
+void on_readdir(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
+  list(request, "readdir", id, size, offset, add_plain);
+}
+
+void on_readdirplus(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
+  list(request, "readdirplus", id, size, offset, add_plus);
+}
+
+void on_statfs(fuse_req_t request, fuse_ino_t) {
+  guarded(request, "statfs", [&](Vfs& vfs) {
+    const auto answer = vfs.statfs();
+    fuse_reply_statfs(request, &answer);
+    return 0;
+  });
+}
+
+}  // namespace
+
+const fuse_lowlevel_ops& operations() {
+  static const fuse_lowlevel_ops table = [] {
+    fuse_lowlevel_ops ops{};
+    ops.init = on_init;
+    ops.lookup = on_lookup;
+    ops.getattr = on_getattr;
+    ops.readlink = on_readlink;
+    ops.open = on_open;
+    ops.read = on_read;
+    ops.readdir = on_readdir;
+    ops.readdirplus = on_readdirplus;
+    ops.statfs = on_statfs;
+    return ops;
+  }();
+  return table;
+}
+
+}  // namespace weightfs

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Inside the fuse layer only: no other layer sees libfuse.
+#pragma once
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "fuse/session.h"
+#include "vfs/vfs.h"
+
+namespace weightfs {
+
+/// What every operation finds behind its request.
+struct OpsContext {
+  std::shared_ptr<Vfs> vfs;
+  std::atomic<uint64_t> internal_errors{0};
+  mutable std::mutex mutex;  // guards `negotiated`
+  Negotiated negotiated;
+};
+
+/// The operations of a session whose user data is an OpsContext.
+const fuse_lowlevel_ops& operations();
+
+}  // namespace weightfs

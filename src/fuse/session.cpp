@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// One mount from mount(2) to unmount.  The session runs over libfuse's custom I/O: every request and every
+// reply passes through io_read and io_writev below, which is how we see the answer to INIT leave.
+// What must stay true: we never touch our own mount (it would wait for us), and an unmounted name is
+// only ever the one that we mounted.
+#include "fuse/session.h"
+
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+
+#include "common/log.h"
+#include "common/text.h"
+#include "fuse/kernel_mount.h"
+#include "fuse/mount_point.h"
+#include "fuse/ops.h"
+
+namespace weightfs {
+
+namespace {
+
+/// Interrupts the serving thread's wait; ignored by default, so a late one does no harm.
+constexpr int kWakeSignal = SIGURG;
+
+void log_from_libfuse(fuse_log_level level, const char* format, va_list arguments) {
+  char line[512];
+  std::vsnprintf(line, sizeof line, format, arguments);
+  const size_t length = std::strcspn(line, "\n");
+  log::write(level <= FUSE_LOG_ERR ? log::Level::kError : log::Level::kInfo, "fuse.library", {line, length});
+}
+
+}  // namespace
+
+struct Session::Impl : OpsContext {
+  SessionOptions options;
+  std::string mount_id;
+  fuse_session* session = nullptr;
+  std::function<void()> on_ready;
+  std::atomic<uint64_t> init_request{0};  // its id, between its arrival and our answer
+
+  std::mutex life;
+  std::condition_variable finished;
+  bool serving = false;
+  bool served = false;
+  pthread_t server{};
+
+  ~Impl() {
+    if (session == nullptr) return;
+    take_down();
+    fuse_session_destroy(session);  // closes the device, which ends the connection
+  }
+
+  bool still_mounted() const {
+    const auto mounts = read_mount_info();
+    const auto* mount = mounts ? find_mount(*mounts, options.mount_point) : nullptr;
+    return mount != nullptr && mount->fs_type == kFsType && mount->device == mount_id;
+  }
+
+  /// Unmounts; files that are open keep the connection alive.
+  void take_down() const {
+    if (mount_id.empty() || !still_mounted()) return;
+    auto status = kernel_unmount(options.mount_point, Unmount::kPlain);
+    if (!status && status.error().code == ErrorCode::kMountBusy) {
+      log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options.mount_point));
+      status = kernel_unmount(options.mount_point, Unmount::kDetach);
+    }
+    if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
+  }
+
+  Status open_session(KernelMount mount);
+  int loop();
+
+  static Impl& of(void* userdata) { return *static_cast<Impl*>(static_cast<OpsContext*>(userdata)); }
+  static ssize_t io_read(int fd, void* buffer, size_t length, void* userdata);
+  static ssize_t io_writev(int fd, iovec* parts, int count, void* userdata);
+};
+
+// libfuse cancels its threads while they wait in here: nothing may be owned across the read.
+ssize_t Session::Impl::io_read(int fd, void* buffer, size_t length, void* userdata) {
+  const ssize_t got = ::read(fd, buffer, length);
+  fuse_in_header header;
+  if (got < static_cast<ssize_t>(sizeof header)) return got;
+  std::memcpy(&header, buffer, sizeof header);
+  if (header.opcode == FUSE_INIT) of(userdata).init_request.store(header.unique);
+  return got;
+}
+
+ssize_t Session::Impl::io_writev(int fd, iovec* parts, int count, void* userdata) {
+  Impl& self = of(userdata);
+  const ssize_t sent = ::writev(fd, parts, count);
+  const uint64_t init = self.init_request.load(std::memory_order_relaxed);
+  if (init == 0 || sent < 0 || parts[0].iov_len < sizeof(fuse_out_header)) return sent;
+  fuse_out_header header;
+  std::memcpy(&header, parts[0].iov_base, sizeof header);
+  if (header.unique != init || header.error != 0 || count < 2 || parts[1].iov_len < 2 * sizeof(uint32_t)) return sent;
+  self.init_request.store(0);
+  uint32_t version[2];  // fuse_init_out begins with the protocol that both sides speak
+  std::memcpy(version, parts[1].iov_base, sizeof version);
+  {
+    const std::lock_guard lock(self.mutex);
+    self.negotiated.protocol_major = version[0];
+    self.negotiated.protocol_minor = std::min(version[1], self.negotiated.protocol_minor);
+  }
+  if (self.on_ready) self.on_ready();
+  return sent;
+}
+
+Status Session::Impl::open_session(KernelMount mount) {
+  fuse_set_log_func(log_from_libfuse);
+  std::string program = "weightfs";
+  std::string max_read = "-omax_read=" + std::to_string(kMaxRead);
+  char* argv[] = {program.data(), max_read.data(), nullptr};
+  fuse_args arguments = FUSE_ARGS_INIT(2, argv);
+  session = fuse_session_new(&arguments, &operations(), sizeof(fuse_lowlevel_ops), static_cast<OpsContext*>(this));
+  fuse_opt_free_args(&arguments);
+  if (session == nullptr) return Error{ErrorCode::kMountFailed, "libfuse cannot start a session"};
+  fuse_custom_io io{};
+  io.read = io_read;
+  io.writev = io_writev;
+  if (const int error = fuse_session_custom_io(session, &io, mount.device.get()); error != 0) {
+    return Error{ErrorCode::kMountFailed, "libfuse refuses our descriptor: " + std::string(std::strerror(-error))};
+  }
+  mount.device.release();  // the session closes it
+  return {};
+}
+
+int Session::Impl::loop() {
+  fuse_loop_config* config = fuse_loop_cfg_create();
+  const unsigned threads =
+      options.threads != 0 ? options.threads : std::max(16u, 2 * std::thread::hardware_concurrency());
+  fuse_loop_cfg_set_max_threads(config, threads);
+  fuse_loop_cfg_set_idle_threads(config, threads);
+  const int result = fuse_session_loop_mt(session, config);
+  fuse_loop_cfg_destroy(config);
+  return result;
+}
+
+Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Session::~Session() = default;
+
+Result<std::unique_ptr<Session>> Session::mount(std::shared_ptr<Vfs> vfs, const SessionOptions& options) {
+  auto impl = std::make_unique<Impl>();
+  impl->vfs = std::move(vfs);
+  impl->options = options;
+  auto mounted = TRY(kernel_mount({options.mount_point, options.source, options.allow_other}));
+  impl->mount_id = mounted.id;
+  impl->negotiated.mounted_by = mounted.via;
+  const Status opened = impl->open_session(std::move(mounted));
+  if (!opened) {
+    impl->take_down();
+    return opened.error();
+  }
+  return std::unique_ptr<Session>(new Session(std::move(impl)));
+}
+
+Status Session::serve(const std::function<void()>& on_ready) {
+  Impl& self = *impl_;
+  std::atomic<bool> ready{false};
+  struct sigaction wake {};
+  struct sigaction before {};
+  wake.sa_handler = [](int) {};
+  ::sigaction(kWakeSignal, &wake, &before);  // without SA_RESTART: stop() must be able to end the wait
+  {
+    const std::lock_guard lock(self.life);
+    self.on_ready = [&] {
+      ready.store(true);
+      if (on_ready) on_ready();
+    };
+    self.server = ::pthread_self();
+    self.serving = true;
+  }
+  const int result = self.loop();
+  {
+    const std::lock_guard lock(self.life);
+    self.serving = false;
+    self.served = true;
+    self.on_ready = nullptr;
+  }
+  self.finished.notify_all();
+  ::sigaction(kWakeSignal, &before, nullptr);
+  if (!ready.load()) return Error{ErrorCode::kMountFailed, "the mount ended before the kernel had accepted it"};
+  if (result < 0) {
+    return Error{ErrorCode::kMountFailed, "serving the mount failed: " + std::string(std::strerror(-result))};
+  }
+  return {};
+}
+
+void Session::stop(std::chrono::milliseconds patience) {
+  Impl& self = *impl_;
+  self.take_down();
+  std::unique_lock lock(self.life);
+  if (!self.serving) return;
+  if (self.finished.wait_for(lock, patience, [&] { return self.served; })) return;
+  log::event(log::Level::kWarn, "mount.readers_cut_off", "{}: files were still open", quote(self.options.mount_point));
+  fuse_session_exit(self.session);
+  // The serving thread may be just about to wait: repeat until it has noticed.
+  do {
+    ::pthread_kill(self.server, kWakeSignal);
+  } while (!self.finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return self.served; }));
+}
+
+Negotiated Session::negotiated() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->negotiated;
+}
+
+uint64_t Session::internal_errors() const { return impl_->internal_errors.load(); }
+
+}  // namespace weightfs

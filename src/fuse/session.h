@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/result.h"
+#include "vfs/vfs.h"
+
+namespace weightfs {
+
+/// What the kernel and we agreed on.
+struct Negotiated {
+  unsigned protocol_major = 0;
+  unsigned protocol_minor = 0;
+  std::vector<std::string> capabilities;  ///< in use, as libfuse names them without FUSE_CAP_
+  unsigned max_read = 0;                  ///< bytes
+  unsigned max_background = 0;
+  unsigned congestion_threshold = 0;
+  unsigned max_readahead = 0;  ///< bytes
+  std::string mounted_by;      ///< "mount(2)" or "fusermount3"
+};
+
+struct SessionOptions {
+  std::string mount_point;   ///< from check_mount_point()
+  std::string source;        ///< name that mount tables show
+  bool allow_other = false;  ///< let other users in
+  unsigned threads = 0;      ///< that take requests; 0: max(16, 2 x processors)
+};
+
+/// A mounted tree.  Life: mount(), serve() until stop() or somebody unmounts, destruction.
+///
+/// Thread-safe apart from serve(), which one thread calls once.  Destroying it takes the mount away.
+class Session {
+ public:
+  static Result<std::unique_ptr<Session>> mount(std::shared_ptr<Vfs> vfs, const SessionOptions& options);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Answers requests until the mount is gone.  `on_ready` runs on another thread as soon as the
+  /// kernel has our answer to INIT: from then on every access to the mount is served.
+  Status serve(const std::function<void()>& on_ready);
+
+  /// Unmounts and returns when serve() has finished its work.  While files are open the name goes away
+  /// at once and they are served for `patience` more; then their readers get errors.
+  void stop(std::chrono::milliseconds patience);
+
+  /// Complete once on_ready was called.
+  Negotiated negotiated() const;
+  /// Operations that failed on a broken assumption inside weightfs; each was logged.
+  uint64_t internal_errors() const;
+
+ private:
+  struct Impl;
+  explicit Session(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace weightfs

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "common/result.h"
+#include "model/model_folder.h"
+
+namespace weightfs {
+
+class Snapshot;
+
+using NodeId = uint64_t;
+
+/// What the tree is made of, free of how a snapshot came about.
+struct TreeContents {
+  struct TreeVersion {
+    std::string name;
+    uint64_t identity = 0;
+    int64_t mtime_ns = 0;
+  };
+
+  std::vector<TreeVersion> versions;                               ///< admitted ones by ordinal; 0 is the base
+  std::shared_ptr<const std::vector<ModelFolder::Entry>> entries;  ///< what every version folder shows
+  size_t latest = 0;                                               ///< ordinal that `latest` points to
+  std::vector<std::string> control_names;  ///< folders of .weightfs/versions, refused ones included
+};
+
+/// Shares the snapshot's base.
+TreeContents tree_contents(const std::shared_ptr<const Snapshot>& snapshot);
+
+/// Where a node sits in the tree.
+struct Node {
+  enum class Kind {
+    kRoot,
+    kLatest,           ///< the symlink
+    kControlRoot,      ///< .weightfs
+    kStatusFile,       ///< .weightfs/status.json
+    kControlVersions,  ///< .weightfs/versions
+    kControlVersion,   ///< .weightfs/versions/NAME
+    kInfoFile,         ///< .weightfs/versions/NAME/info.json
+    kEntry,            ///< a folder or file of a version; entry 0 is the version's folder itself
+  };
+
+  Kind kind = Kind::kRoot;
+  size_t index = 0;  ///< kEntry: ordinal of the version; kControlVersion, kInfoFile: index into control_names
+  size_t entry = 0;  ///< kEntry: index into entries
+};
+
+/// Node ids <-> places in the tree.  Immutable after building, hence thread-safe.
+///
+/// An id is a pure function of what it names: 39 bits of a hash of the version (name, identity, and the
+/// listing that entry indices refer to) and 24 bits of entry index.  So a process started afterwards
+/// over the same source serves every id that the kernel still holds from the one before, and an id of
+/// something that has changed since is unknown to it rather than another file's.
+class NodeTable {
+ public:
+  static constexpr NodeId kRootId = 1;  // demanded by FUSE
+  static constexpr NodeId kLatestId = 2;
+  static constexpr NodeId kControlRootId = 3;
+  static constexpr NodeId kStatusFileId = 4;
+  static constexpr NodeId kControlVersionsId = 5;
+  static constexpr unsigned kEntryBits = 24;
+  static constexpr size_t kMaxEntries = size_t{1} << kEntryBits;
+
+  /// Fails on too many entries and on names that cannot stand in a folder.
+  static Result<NodeTable> build(TreeContents contents);
+
+  const TreeContents& contents() const { return contents_; }
+  const std::vector<ModelFolder::Entry>& entries() const { return *contents_.entries; }
+
+  /// False for an id that names nothing here.
+  bool find(NodeId id, Node& node) const;
+  NodeId id_of(const Node& node) const;
+
+  static constexpr size_t npos = static_cast<size_t>(-1);
+  /// Ordinal of an admitted version, or npos.
+  size_t find_version(std::string_view name) const;
+  /// Index into control_names, or npos.
+  size_t find_control_name(std::string_view name) const;
+  /// Index of the entry `name` in folder `entry`, or npos.  Logarithmic: children stand by name.
+  size_t find_child(size_t entry, std::string_view name) const;
+
+ private:
+  using Keys = std::unordered_map<uint64_t, size_t>;
+
+  uint64_t listing_digest() const;
+  Status add_versions();
+  Status add_control_names();
+
+  TreeContents contents_;
+  std::vector<uint64_t> version_keys_;  // by ordinal
+  std::vector<uint64_t> control_keys_;  // by index into control_names
+  Keys versions_by_key_;
+  Keys controls_by_key_;
+  std::unordered_map<std::string, size_t> versions_by_name_;
+  std::unordered_map<std::string, size_t> controls_by_name_;
+};
+
+/// One name in a folder: 1 to 255 bytes, no '/' or NUL, not "." or "..".
+bool is_entry_name(std::string_view name);
+
+/// Picks a key of 39 bits for `text` that is neither 0 nor taken; `taken` decides collisions, so keys
+/// depend on the order only in that one case in 2^39.
+uint64_t pick_key(std::string_view text, const std::unordered_map<uint64_t, size_t>& taken);
+
+}  // namespace weightfs

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "unit/cli/cli_run.h"
+#include "unit/support/temp_folder.h"
+
+namespace weightfs::cli::test {
+namespace {
+
+using testing::ElementsAre;
+
+std::vector<std::string> keys(const Json& object) {
+  std::vector<std::string> result;
+  for (const auto& item : object.items()) result.push_back(item.key());
+  return result;
+}
+
+/// A run of three weight_v versions, of which the last is refused.
+class Report : public testing::Test {
+ protected:
+  Report() : run_(folder_.path(), small_model()) {
+    std::mt19937_64 random(3);
+    run_.publish_weight_v(run_.random_changes(random, 0.1, 1.0));
+    run_.publish_weight_v(run_.random_changes(random, 0.1, 1.0));
+    run_.publish_weight_v(run_.random_changes(random, 0.1, 1.0));
+    std::filesystem::remove(folder_.path("weight_v000003/model-00000-of-00001.safetensors"));
+  }
+
+  std::shared_ptr<const Snapshot> open() {
+    auto snapshot = open_source(files_, {folder_.path(), "", true});
+    EXPECT_TRUE(snapshot) << snapshot.error().text();
+    return *snapshot;
+  }
+
+  const weightfs::test::TempFolder folder_;
+  MadeRun run_;
+  const Files files_;
+};
+
+TEST_F(Report, LogListsEveryVersionWithTheKeysOfTheManual) {
+  const Json log = Json::parse(log_json(*open()));
+  ASSERT_EQ(log.size(), 4u);
+  for (const auto& version : log) {
+    EXPECT_THAT(keys(version), ElementsAre("name", "number", "kind", "format", "state", "error", "warnings", "parent",
+                                           "delta_bytes", "changed_elements", "path", "published_at"));
+  }
+  EXPECT_EQ(log[0]["name"], "base");
+  EXPECT_EQ(log[0]["kind"], "base");
+  EXPECT_EQ(log[0]["parent"], nullptr);
+  EXPECT_EQ(log[1]["name"], "weight_v000001");
+  EXPECT_EQ(log[1]["number"], 1);
+  EXPECT_EQ(log[1]["kind"], "delta");
+  EXPECT_EQ(log[1]["format"], "weight_v-xor");
+  EXPECT_EQ(log[1]["state"], "admitted");
+  EXPECT_EQ(log[1]["error"], nullptr);
+  EXPECT_EQ(log[1]["parent"], "base");
+  EXPECT_EQ(log[1]["changed_elements"], nullptr);
+  EXPECT_EQ(log[2]["parent"], "weight_v000001");
+  EXPECT_EQ(log[3]["state"], "refused");
+  EXPECT_EQ(log[3]["error"]["code"], "delta.missing_file");
+  EXPECT_TRUE(log[3]["error"]["message"].is_string());
+}
+
+TEST_F(Report, LogTellsTheSizeOfTheDeltasFiles) {
+  uint64_t bytes = 0;
+  for (const auto& file : std::filesystem::directory_iterator(folder_.path("weight_v000001"))) {
+    bytes += file.file_size();
+  }
+  EXPECT_EQ(Json::parse(log_json(*open()))[1]["delta_bytes"], bytes);
+}
+
+TEST_F(Report, StatusHasTheKeysOfTheManual) {
+  const auto snapshot = open();
+  const Engine engine(snapshot, {});
+  MountFacts facts;
+  facts.pid = 42;
+  facts.source = "/s";
+  facts.base = "/b";
+  facts.mount_point = "/m";
+  facts.started_at = "2026-01-02T03:04:05Z";
+  facts.protocol = "7.40";
+  facts.capabilities = {"parallel-lookups", "splice-read"};
+  facts.max_read = 1u << 20;
+  const Json status = Json::parse(status_json(*snapshot, files_, engine.status(), facts));
+  EXPECT_THAT(keys(status),
+              ElementsAre("pid", "version", "source", "base", "mount_point", "started_at", "latest", "verify",
+                          "allow_other", "isa", "threads", "versions", "counters", "memory", "kernel"));
+  EXPECT_EQ(status["pid"], 42);
+  EXPECT_EQ(status["version"], WEIGHTFS_VERSION);
+  EXPECT_EQ(status["latest"], "weight_v000002");
+  EXPECT_EQ(status["verify"], "tensor");
+  EXPECT_EQ(status["started_at"], "2026-01-02T03:04:05Z");
+  EXPECT_EQ(named(status["versions"], "base")["served_by"], "base");
+  EXPECT_EQ(named(status["versions"], "weight_v000001")["served_by"], "decode");
+  EXPECT_EQ(named(status["versions"], "weight_v000003")["served_by"], nullptr);
+  EXPECT_THAT(keys(status["counters"]),
+              ElementsAre("reads", "bytes_served", "bytes_from_base", "blocks_decoded", "block_hits",
+                          "segments_decoded", "segment_hits", "tensors_verified", "digest_failures", "block_failures",
+                          "read_errors", "source_reads", "tensor_bytes_read", "header_bytes_read"));
+  EXPECT_EQ(status["counters"]["tensor_bytes_read"], 0);
+  EXPECT_GT(status["counters"]["header_bytes_read"], 0);
+  EXPECT_THAT(keys(status["memory"]), ElementsAre("budget", "used", "blocks", "patches", "evictions", "rss"));
+  EXPECT_EQ(status["memory"]["budget"], 1u << 30);
+  EXPECT_GT(status["memory"]["rss"], 1u << 20);
+  EXPECT_THAT(keys(status["kernel"]),
+              ElementsAre("protocol", "capabilities", "max_read", "max_background", "max_readahead"));
+  EXPECT_EQ(status["kernel"]["capabilities"][1], "splice-read");
+}
+
+TEST_F(Report, AVersionNamesItsTensorsAsFarAsHeadersTell) {
+  const auto snapshot = open();
+  const Json version = Json::parse(version_json(*snapshot, "weight_v000001"));
+  EXPECT_EQ(version["name"], "weight_v000001");
+  ASSERT_EQ(version["tensors"].size(), 5u);
+  const Json& embed = named(version["tensors"], "embed.weight");
+  EXPECT_EQ(embed["dtype"], "BF16");
+  EXPECT_EQ(embed["shape"], Json({64, 8}));
+  EXPECT_EQ(embed["elements"], 512);
+  EXPECT_EQ(embed["bytes"], 1024);
+  EXPECT_EQ(embed["shard"], run_.shard_name(0));
+  EXPECT_EQ(embed["changed"], true);
+  EXPECT_EQ(embed["change"]["changed_elements"], nullptr);
+  EXPECT_EQ(embed["change"]["digest"], "xxh3-128");
+  EXPECT_EQ(embed["change"]["digest_text"],
+            weightfs::test::xxh3_128_hex(run_.expected_tensor("weight_v000001", "embed.weight")));
+  EXPECT_EQ(embed["change"]["published_name"], nullptr);
+  EXPECT_EQ(embed["change"]["error"], nullptr);
+}
+
+TEST_F(Report, TheBaseAndRefusedVersionsHaveADocumentToo) {
+  const auto snapshot = open();
+  const Json base = Json::parse(version_json(*snapshot, "base"));
+  for (const auto& tensor : base["tensors"]) {
+    EXPECT_EQ(tensor["changed"], false);
+    EXPECT_EQ(tensor["change"], nullptr);
+  }
+  const Json refused = Json::parse(version_json(*snapshot, "weight_v000003"));
+  EXPECT_EQ(refused["state"], "refused");
+  EXPECT_EQ(refused["tensors"], nullptr);
+  EXPECT_EQ(version_json(*snapshot, "no such version"), "null\n");
+}
+
+TEST(ReportText, InvalidUtf8IsReplaced) {
+  const std::string text = json_text({{"name", "a\xff\"b"}});
+  EXPECT_EQ(Json::parse(text)["name"], "a\xef\xbf\xbd\"b");
+}
+
+TEST(ReportText, TimesAreUtc) {
+  EXPECT_EQ(utc_text(0), "1970-01-01T00:00:00Z");
+  EXPECT_EQ(utc_text(1'700'000'000'999'999'999), "2023-11-14T22:13:20Z");
+  EXPECT_EQ(utc_text(-1), "1969-12-31T23:59:59Z");
+  EXPECT_EQ(utc_now().size(), 20u);
+}
+
+}  // namespace
+}  // namespace weightfs::cli::test
