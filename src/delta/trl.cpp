@@ -114,8 +114,8 @@ Status TrlFile::check_listed_names() const {
   std::optional<Error> fault;
   using Json = nlohmann::json;
   const auto item = [&](int depth, Json::parse_event_t event, Json& value) {
-    if (event != Json::parse_event_t::value || fault) return depth == 0;
-    if (depth != 1 || !value.is_string()) {
+    if (depth == 0 || fault) return depth == 0;
+    if (event != Json::parse_event_t::value || !value.is_string()) {
       fault = fail(ErrorCode::kBadMetadata, "metadata key `changed_params` lists a non-text");
     } else if (const auto& name = value.get_ref<const std::string&>(); header_.find(name + ".values") == nullptr) {
       fault = fail(ErrorCode::kMissingTensor, "`changed_params` names " + quote(name) + ", but its values are missing");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -23,10 +24,17 @@ class Block {
   MutableBytes bytes() { return {memory_, size_}; }
   Bytes bytes() const { return {memory_, size_}; }
 
+  /// Counts bytes that a reader got; true once, when as many as the block holds were given out.
+  bool note_served(size_t count) const {
+    const size_t before = served_.fetch_add(count, std::memory_order_relaxed);
+    return before < size_ && before + count >= size_;
+  }
+
  private:
   std::shared_ptr<BlockPool> pool_;
   std::byte* memory_;
   size_t size_;
+  mutable std::atomic<size_t> served_{0};
 };
 
 /// Hands out memory for blocks of kBlockBytes and reuses it: touching fresh memory is many times

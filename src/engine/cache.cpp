@@ -3,45 +3,56 @@
 // the lock is released, because unmapping a block takes microseconds.
 #include "engine/cache.h"
 
-#include <vector>
-
 namespace weightfs {
+namespace {
+
+constexpr uint64_t kRetiredBytes = 32u << 20;
+
+}  // namespace
 
 std::shared_ptr<const void> Cache::find_any(const CacheKey& key) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(key);
   if (found == entries_.end()) return nullptr;
-  order_.splice(order_.begin(), order_, found->second);
+  Order& list = list_of(*found->second);
+  list.splice(list.begin(), list, found->second);
   return found->second->value;
 }
 
 void Cache::charge(const Entry& entry, bool add) {
-  const uint64_t block_cost = entry.key.kind == CacheKind::kBlock ? entry.cost : 0;
-  used_ = add ? used_ + entry.cost : used_ - entry.cost;
-  blocks_ = add ? blocks_ + block_cost : blocks_ - block_cost;
+  const auto count = [&](uint64_t& part) { part = add ? part + entry.cost : part - entry.cost; };
+  count(used_);
+  if (entry.key.kind == CacheKind::kBlock) count(blocks_);
+  if (entry.retired) count(retired_bytes_);
+}
+
+void Cache::drop(Order::iterator entry, Dropped& dropped) {
+  charge(*entry, false);
+  dropped.push_back(std::move(entry->value));
+  entries_.erase(entry->key);
+  list_of(*entry).erase(entry);
 }
 
 void Cache::insert(const CacheKey& key, std::shared_ptr<const void> value, uint64_t cost) {
-  std::vector<std::shared_ptr<const void>> dropped;  // declared before the lock, so freed after it
+  Dropped dropped;  // declared before the lock, so freed after it
   const std::lock_guard lock(mutex_);
-  if (const auto found = entries_.find(key); found != entries_.end()) {
-    charge(*found->second, false);
-    dropped.push_back(std::move(found->second->value));
-    order_.erase(found->second);
-    entries_.erase(found);
-  }
+  if (const auto found = entries_.find(key); found != entries_.end()) drop(found->second, dropped);
   if (cost > budget_) return;
   order_.push_front({key, std::move(value), cost});
   entries_[key] = order_.begin();
   charge(order_.front(), true);
-  while (used_ > budget_) {
-    Entry& last = order_.back();
-    charge(last, false);
-    dropped.push_back(std::move(last.value));
-    entries_.erase(last.key);
-    order_.pop_back();
-    ++evictions_;
-  }
+  for (; used_ > budget_; ++evictions_) drop(std::prev(retired_.empty() ? order_.end() : retired_.end()), dropped);
+}
+
+void Cache::retire(const CacheKey& key) {
+  Dropped dropped;
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(key);
+  if (found == entries_.end() || found->second->retired) return;
+  found->second->retired = true;
+  retired_bytes_ += found->second->cost;
+  retired_.splice(retired_.begin(), order_, found->second);
+  for (; retired_bytes_ > kRetiredBytes; ++evictions_) drop(std::prev(retired_.end()), dropped);
 }
 
 Cache::Usage Cache::usage() const {

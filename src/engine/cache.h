@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace weightfs {
 
@@ -37,6 +37,10 @@ struct CacheKeyHash {
 
 /// Least-recently-used entries of all kinds under one budget of bytes.  Thread-safe.
 /// Entries are shared: evicting one frees its memory when its last user lets go of it.
+///
+/// Entries that have done their service (a block that was served to its last byte lies in the kernel's
+/// page cache now) are retired: they are the first to go, and few of them are kept at all.  That keeps
+/// the daemon from holding everything a second time, and reuses its memory while that is warm.
 class Cache {
  public:
   explicit Cache(uint64_t budget_bytes) : budget_(budget_bytes) {}
@@ -49,6 +53,9 @@ class Cache {
   /// Inserts or replaces, then evicts until the budget holds.  An entry over the budget is not kept.
   void insert(const CacheKey& key, std::shared_ptr<const void> value, uint64_t cost);
 
+  /// Marks an entry as done with its service; nothing happens when it is not there.
+  void retire(const CacheKey& key);
+
   struct Usage {
     uint64_t budget = 0, used = 0, blocks = 0, patches = 0, evictions = 0;
   };
@@ -60,18 +67,25 @@ class Cache {
     CacheKey key;
     std::shared_ptr<const void> value;
     uint64_t cost;
+    bool retired = false;
   };
   using Order = std::list<Entry>;
 
   std::shared_ptr<const void> find_any(const CacheKey& key);
+  using Dropped = std::vector<std::shared_ptr<const void>>;
+
+  Order& list_of(const Entry& entry) { return entry.retired ? retired_ : order_; }
   void charge(const Entry& entry, bool add);
+  void drop(Order::iterator entry, Dropped& dropped);
 
   const uint64_t budget_;
   mutable std::mutex mutex_;  // guards everything below
   Order order_;               // most recently used first
+  Order retired_;             // the same
   std::unordered_map<CacheKey, Order::iterator, CacheKeyHash> entries_;
   uint64_t used_ = 0;
   uint64_t blocks_ = 0;
+  uint64_t retired_bytes_ = 0;
   uint64_t evictions_ = 0;
 };
 

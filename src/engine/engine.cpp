@@ -138,9 +138,7 @@ Status Engine::Impl::read_tensor(size_t ordinal, size_t tensor, uint64_t offset,
 }
 
 Status Engine::Impl::copy_part(const BlockPart& part) {
-  const auto block = TRY(verifier_.block(part.tensor, part.step, part.block, part.digests.get()));
-  std::memcpy(part.out.data(), block->bytes().data() + part.offset, part.out.size());
-  return {};
+  return verifier_.copy(part.tensor, part.step, part.block, part.digests.get(), part.offset, part.out);
 }
 
 Status Engine::Impl::copy_parts(const Parts& parts) {

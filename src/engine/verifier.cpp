@@ -58,6 +58,14 @@ Result<std::shared_ptr<const Block>> Verifier::block(size_t tensor, size_t step,
   }
 }
 
+Status Verifier::copy(size_t tensor, size_t step, uint64_t index, const BlockDigests* digests, uint64_t offset,
+                      MutableBytes out) {
+  const auto block = TRY(this->block(tensor, step, index, digests));
+  std::memcpy(out.data(), block->bytes().data() + offset, out.size());
+  if (block->note_served(out.size())) cache_.retire(key_of(tensor, step, index, CacheKind::kBlock));
+  return {};
+}
+
 Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verified(size_t tensor, size_t step) {
   const CacheKey key = key_of(tensor, step, 0, CacheKind::kDigests);
   for (;;) {

@@ -28,6 +28,10 @@ class Verifier {
   /// One decoded block.  With `digests` a block that is decoded again is checked against them.
   Result<std::shared_ptr<const Block>> block(size_t tensor, size_t step, uint64_t index, const BlockDigests* digests);
 
+  /// Copies a part of one block out and retires the block once all of it was given out.
+  Status copy(size_t tensor, size_t step, uint64_t index, const BlockDigests* digests, uint64_t offset,
+              MutableBytes out);
+
  private:
   Result<std::shared_ptr<const BlockDigests>> verify(size_t tensor, size_t step);
   Status compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window);

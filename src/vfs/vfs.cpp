@@ -66,6 +66,7 @@ Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<Co
 Posix<NodeId> Vfs::lookup(NodeId parent, std::string_view name) const {
   Node node;
   if (!table_.find(parent, node)) return kUnknownNode;
+  if (name.size() > kMaxNameLength) return Errno{ENAMETOOLONG};
   switch (node.kind) {
     case Node::Kind::kRoot:
       return lookup_root(name);
