@@ -88,6 +88,9 @@ struct Session::Impl : OpsContext {
 // libfuse cancels its threads while they wait in here: nothing may be owned across the read.
 ssize_t Session::Impl::io_read(int fd, void* buffer, size_t length, void* userdata) {
   const ssize_t got = ::read(fd, buffer, length);
+  // The kernel says so to a thread that was just taking a request when the last user let go of the
+  // mount: an end like ENODEV, which libfuse takes for one.
+  if (got < 0 && errno == ECONNABORTED) errno = ENODEV;
   fuse_in_header header;
   if (got < static_cast<ssize_t>(sizeof header)) return got;
   std::memcpy(&header, buffer, sizeof header);
