@@ -191,7 +191,7 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
                                    VfsOptions{::getuid(), ::getgid()});
   const auto session = TRY(Session::mount(vfs, {mount_point, options.source, options.allow_other, 0}));
   stop_on_signal.watch(*session);
-  const auto served = session->serve([&] {
+  auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
     report.set_facts(facts);
     announce(*snapshot, facts);

@@ -487,7 +487,7 @@ def zstd_frames():
     bad("no_last_block", "corrupt", magic + b"\x20\x03\x18\0\0abc")
     bad("checksum_missing", "corrupt", compressor(write_checksum=True).compress(runs)[:-4])
     bad("checksum_wrong", "corrupt", changed(compressor(write_checksum=True).compress(runs), [-1]))
-    bad("block_over_128_kib", "corrupt", magic + b"\xa0" + struct.pack("<I", 200000) + b"\x03\x6a\x18z")
+    bad("block_over_128_kib", "corrupt", magic + b"\xa0" + struct.pack("<I", 200000) + struct.pack("<I", 200000 << 3 | 1)[:3] + b"z" * 40)
     bad("literals_garbled", "corrupt", magic + b"\x20\x40\x25\0\0\xff\xff\xff\xff")
     bad("size_too_small", "corrupt", magic + b"\x20\x02\x19\0\0abc")
     bad("size_too_large", "corrupt", magic + b"\x20\x04\x19\0\0abc")

@@ -137,7 +137,7 @@ TEST_F(Command, TellsTheStateOfItsMount) {
   EXPECT_EQ(nlohmann::json::parse(info)["name"], run_.names()[1]);
 }
 
-TEST_F(Command, ReadsNoTensorToMountAndLittleToReadLittle) {
+TEST_F(Command, ReadsNoTensorToMount) {
   publish(2);
   ASSERT_EQ(mount().status, 0);
   EXPECT_EQ(status()["counters"]["tensor_bytes_read"], 0);

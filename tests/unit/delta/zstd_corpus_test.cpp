@@ -82,7 +82,7 @@ TEST(ZstdExhaustive, EveryTruncationIsRefused) {
 }
 
 TEST(ZstdExhaustive, AFlippedBitGivesAnErrorOrTheBytesThatTheReferenceDecoderGives) {
-  for (const std::string& name : {"accept__noise", "accept__mixed", "accept__level_19", "accept__checksum"}) {
+  for (const char* name : {"accept__noise", "accept__mixed", "accept__level_19", "accept__checksum"}) {
     std::string bytes = frame_bytes(name);
     for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
       bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8));

@@ -68,7 +68,7 @@ class DeltaCorpus : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(DeltaCorpus, IsReadOrRefusedAsItsNameSays) {
   const std::string& name = GetParam();
-  const TempFolder folder;
+  const TempFolder folder(test::memory_path());
   fs::copy(WEIGHTFS_TESTS_DIR "/corpus/delta/" + name, folder.path("case"), fs::copy_options::recursive);
   std::istringstream expected(test::read_whole(folder.path("case/expected.txt")));
   fs::remove(folder.path("case/expected.txt"));

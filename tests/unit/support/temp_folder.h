@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -14,8 +15,9 @@ namespace weightfs::test {
 /// A fresh folder that is removed at the end of the test.
 class TempFolder {
  public:
-  TempFolder() {
-    std::string pattern = std::filesystem::temp_directory_path() / "weightfs-test-XXXXXX";
+  TempFolder() : TempFolder(std::filesystem::temp_directory_path()) {}
+  explicit TempFolder(const std::filesystem::path& parent) {
+    std::string pattern = parent / "weightfs-test-XXXXXX";
     if (::mkdtemp(pattern.data()) == nullptr) ADD_FAILURE() << "cannot create a temporary folder";
     root_ = pattern;
   }
@@ -39,6 +41,11 @@ class TempFolder {
  private:
   std::filesystem::path root_;
 };
+
+/// A place for tests that write many small files: a file system in memory where there is one.
+inline std::filesystem::path memory_path() {
+  return ::access("/dev/shm", W_OK) == 0 ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+}
 
 /// The whole content of a file.
 inline std::string read_file(const std::string& path) {
