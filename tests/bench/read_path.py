@@ -10,6 +10,8 @@ TRL gap_delta), materialises nothing, and times, in one run on one host:
     mount          `weightfs mount` until it returns
     cold           the first read of a version by a fresh daemon (sources in the page cache)
     second         the same read again, now from the kernel's page cache
+    warm           the fifth read
+    fuse only      the version `base` through the mount: FUSE without any decoding, the limit of this way of serving
     plain cached   the base's files on the same disk, in the page cache
     plain disk     the same after dropping them from the page cache
 
@@ -136,6 +138,13 @@ def version_name(source: str, depth: int) -> str:
     return f"weight_v{depth:06d}" if source == "weight_v" else f"step_{depth + 1:06d}"
 
 
+def note_reads(note, method: str, source: str, depth: int, read, version: Path) -> None:
+    """The first, second and fifth read of a version of a fresh mount."""
+    times = [seconds(read, version) for _ in range(5)]
+    for what, index in (("cold", 0), ("second", 1), ("warm", 4)):
+        note((method, f"{source} {what}", depth), times[index])
+
+
 def measure(folder: Path, runs: int, found: dict) -> dict:
     samples: dict[tuple, list[float]] = {}
 
@@ -152,8 +161,9 @@ def measure(folder: Path, runs: int, found: dict) -> dict:
                     with Mounted(base, folder / source, folder / "mnt") as mounted:
                         version = mounted.point / version_name(source, depth)
                         note(("mount", source, 0), mounted.mount_seconds)
-                        note((method, f"{source} cold", depth), seconds(read, version))
-                        note((method, f"{source} second", depth), seconds(read, version))
+                        note_reads(note, method, source, depth, read, version)
+            with Mounted(base, folder / "weight_v", folder / "mnt") as mounted:
+                note_reads(note, method, "fuse only", 0, read, mounted.point / "base")
             drop_from_page_cache(base)
             note((method, "plain disk", 0), seconds(read, base))
         if run == -1:
