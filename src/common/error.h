@@ -78,6 +78,15 @@ namespace weightfs {
   X(kChainParentRefused, "chain.parent_refused", EIO, "it builds on a version that was refused")                 \
   X(kChainOtherRun, "chain.other_run", EIO, "left over from an earlier run in the same folder")                  \
   X(kChainUnpublished, "chain.unpublished", EIO, "beyond the version that the source's `latest` names")          \
+  X(kNativeManifest, "native.bad_manifest", EIO, "a manifest is damaged or not one that weightfs writes")        \
+  X(kNativeFeature, "native.unsupported_feature", EIO, "a feature that this weightfs does not know is required") \
+  X(kNativeLayout, "native.bad_layout", EIO, "the stored layout is damaged or contradicts the manifest")         \
+  X(kNativeIndex, "native.bad_index", EIO, "the index of coded blocks is damaged")                               \
+  X(kNativeBlock, "native.bad_block", EIO, "a coded block does not decode")                                      \
+  X(kNativeDigest, "native.block_digest", EIO, "a block decodes to other bytes than were committed")             \
+  X(kNativeStore, "native.bad_store", EIO, "a folder is not a store, or not one of this version")                \
+  X(kStoreBusy, "store.busy", EBUSY, "another process is writing to the store")                                  \
+  X(kStoreExists, "store.exists", EEXIST, "the store, or a version of that name, exists already")                \
   X(kVersionNotFound, "version.not_found", ENOENT, "no version of that name")                                    \
   X(kMountPoint, "mount.bad_mount_point", EINVAL, "the mount point cannot be used")                              \
   X(kMountBusy, "mount.busy", EBUSY, "the mount point is mounted already, or still in use")                      \
