@@ -95,9 +95,9 @@ struct BlockKernels {
   void (*build_index)(RankIndex& index, size_t words);
   /// positions[i] = position of the member of rank ranks[i] < population.
   void (*select)(const RankIndex& index, const uint32_t* ranks, size_t count, uint32_t* positions);
-  /// Ranks and positions of the changed members of a class; returns how many.
+  /// Ranks and positions of the changed members of a class, and how many members it has; returns how many changed.
   uint32_t (*collect)(const uint64_t* changed, const uint64_t* members, size_t words, uint32_t* ranks,
-                      uint32_t* positions);
+                      uint32_t* positions, uint32_t* population);
 
   /// Members of a set, ascending and below the domain; returns the first bit behind the unary part.
   uint64_t (*read_rice)(const RiceSet& set, uint32_t* out);
@@ -115,6 +115,10 @@ struct BlockKernels {
   uint64_t (*read_unary)(const std::byte* stream, uint64_t bits, uint8_t* out, size_t room);
   /// Decodes the live words; false unless the streams fit exactly.
   bool (*dense[3])(const DenseModel& model, const DenseBlock& block);
+
+  /// The planes of `elements` elements: 1, 2 or 4 of them, of `elements` bytes each.
+  void (*cut_planes[3])(const std::byte* from, size_t elements, std::byte* const* planes);
+  void (*join_planes[3])(const std::byte* const* planes, size_t elements, std::byte* out);
 };
 
 /// Like kernels() and kernels_for().

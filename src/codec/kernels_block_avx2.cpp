@@ -204,8 +204,8 @@ void expand_quotients(const uint8_t* from, uint64_t hot, uint8_t* to) {
 uint32_t format32(const Tables& t, __m256i bucket, const uint8_t* quotients, uint16_t* mask, uint16_t* base,
                   __m256i& bad) {
   const __m256i q = folded(load256(quotients));
-  const __m256i k = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.rice_low, bucket), _mm256_shuffle_epi8(t.rice_high, bucket),
-                                       _mm256_slli_epi16(bucket, 3));
+  const __m256i k = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.rice_low, bucket),
+                                       _mm256_shuffle_epi8(t.rice_high, bucket), _mm256_slli_epi16(bucket, 3));
   const __m256i escaped = _mm256_cmpeq_epi8(q, t.escape);
   const __m256i width = _mm256_andnot_si256(escaped, _mm256_add_epi8(k, _mm256_shuffle_epi8(t.growth, q)));
   const __m256i wrong = _mm256_or_si256(_mm256_cmpgt_epi8(q, t.escape), _mm256_cmpgt_epi8(width, t.widest));
@@ -218,10 +218,10 @@ uint32_t format32(const Tables& t, __m256i bucket, const uint8_t* quotients, uin
   const __m256i base_high = _mm256_shuffle_epi8(t.base_high, q);
   const __m256i power_low = _mm256_shuffle_epi8(t.power_low, k);
   const __m256i power_high = _mm256_shuffle_epi8(t.power_high, k);
-  store256(base, _mm256_mullo_epi16(_mm256_unpacklo_epi8(base_low, base_high),
-                                    _mm256_unpacklo_epi8(power_low, power_high)));
-  store256(base + 16, _mm256_mullo_epi16(_mm256_unpackhi_epi8(base_low, base_high),
-                                         _mm256_unpackhi_epi8(power_low, power_high)));
+  store256(base,
+           _mm256_mullo_epi16(_mm256_unpacklo_epi8(base_low, base_high), _mm256_unpacklo_epi8(power_low, power_high)));
+  store256(base + 16,
+           _mm256_mullo_epi16(_mm256_unpackhi_epi8(base_low, base_high), _mm256_unpackhi_epi8(power_low, power_high)));
   return static_cast<uint32_t>(_mm256_movemask_epi8(folded(escaped)));
 }
 
@@ -317,6 +317,44 @@ bool dense16(const DenseModel& model, const DenseBlock& block) {
   return dense_rest<uint16_t>(model, block, cursor, full);
 }
 
+// ---- planes ----------------------------------------------------------------------------------
+
+void cut_planes_wide(const std::byte* from, size_t elements, std::byte* const* planes) {
+  const __m256i byte = _mm256_set1_epi16(0xff);
+  const __m256i mantissa = _mm256_set1_epi16(0x7f);
+  const __m256i sign = _mm256_set1_epi16(0x80);
+  size_t i = 0;
+  for (; i + 32 <= elements; i += 32) {
+    const __m256i x[2] = {load256(from + 2 * i), load256(from + 2 * i + 32)};
+    __m256i key[2];
+    __m256i rest[2];
+    for (unsigned h = 0; h < 2; ++h) {
+      key[h] = _mm256_and_si256(_mm256_srli_epi16(x[h], 7), byte);
+      rest[h] = _mm256_or_si256(_mm256_and_si256(x[h], mantissa), _mm256_and_si256(_mm256_srli_epi16(x[h], 8), sign));
+    }
+    store256(planes[0] + i, folded(_mm256_packus_epi16(key[0], key[1])));
+    store256(planes[1] + i, folded(_mm256_packus_epi16(rest[0], rest[1])));
+  }
+  cut_tail16(from, i, elements, planes);
+}
+
+void join_planes_wide(const std::byte* const* planes, size_t elements, std::byte* out) {
+  const __m256i mantissa = _mm256_set1_epi16(0x7f);
+  const __m256i sign = _mm256_set1_epi16(0x80);
+  const auto widened = [](const std::byte* at) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+  };
+  size_t i = 0;
+  for (; i + 16 <= elements; i += 16) {
+    const __m256i key = _mm256_slli_epi16(widened(planes[0] + i), 7);
+    const __m256i rest = widened(planes[1] + i);
+    const __m256i bits =
+        _mm256_or_si256(_mm256_and_si256(rest, mantissa), _mm256_slli_epi16(_mm256_and_si256(rest, sign), 8));
+    store256(out + 2 * i, _mm256_or_si256(key, bits));
+  }
+  join_tail16(planes, i, elements, out);
+}
+
 constexpr BlockKernels avx2_block_kernels() {
   BlockKernels table = plain_block_kernels(Level::kAvx2);
   table.diff[0] = diff<uint8_t>;
@@ -326,6 +364,8 @@ constexpr BlockKernels avx2_block_kernels() {
   table.split[1] = split<uint16_t>;
   table.split[2] = split<uint32_t>;
   table.dense[1] = dense16;
+  table.cut_planes[1] = cut_planes_wide;
+  table.join_planes[1] = join_planes_wide;
   return table;
 }
 

@@ -110,10 +110,10 @@ void split(const std::byte* parent, std::byte* out, size_t words, const uint8_t*
 
 /// 0, 1, ..., 63.
 __m512i iota8() {
-  alignas(64) static const uint8_t kIota[64] = {
-      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
-      26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51,
-      52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  alignas(64) static const uint8_t kIota[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+                                                32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+                                                48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
   return _mm512_load_si512(kIota);
 }
 
@@ -285,6 +285,38 @@ bool dense16(const DenseModel& model, const DenseBlock& block) {
   return dense_rest<uint16_t>(model, block, cursor, full);
 }
 
+// ---- planes ----------------------------------------------------------------------------------
+
+void cut_planes_wide(const std::byte* from, size_t elements, std::byte* const* planes) {
+  const __m512i mantissa = _mm512_set1_epi16(0x7f);
+  const __m512i sign = _mm512_set1_epi16(0x80);
+  size_t i = 0;
+  for (; i + 32 <= elements; i += 32) {
+    const __m512i x = load512(from + 2 * i);
+    const __m512i signs = _mm512_and_si512(_mm512_srli_epi16(x, 8), sign);
+    const __m512i rest = _mm512_or_si512(_mm512_and_si512(x, mantissa), signs);
+    _mm512_mask_cvtepi16_storeu_epi8(planes[0] + i, ~__mmask32{0}, _mm512_srli_epi16(x, 7));
+    _mm512_mask_cvtepi16_storeu_epi8(planes[1] + i, ~__mmask32{0}, rest);
+  }
+  cut_tail16(from, i, elements, planes);
+}
+
+void join_planes_wide(const std::byte* const* planes, size_t elements, std::byte* out) {
+  const __m512i mantissa = _mm512_set1_epi16(0x7f);
+  const __m512i sign = _mm512_set1_epi16(0x80);
+  const auto widened = [](const std::byte* at) {
+    return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)));
+  };
+  size_t i = 0;
+  for (; i + 32 <= elements; i += 32) {
+    const __m512i key = _mm512_slli_epi16(widened(planes[0] + i), 7);
+    const __m512i rest = widened(planes[1] + i);
+    const __m512i signs = _mm512_slli_epi16(_mm512_and_si512(rest, sign), 8);
+    store512(out + 2 * i, _mm512_or_si512(key, _mm512_or_si512(_mm512_and_si512(rest, mantissa), signs)));
+  }
+  join_tail16(planes, i, elements, out);
+}
+
 constexpr BlockKernels avx512_block_kernels() {
   BlockKernels table = plain_block_kernels(Level::kAvx512);
   table.diff[0] = diff<uint8_t>;
@@ -295,6 +327,8 @@ constexpr BlockKernels avx512_block_kernels() {
   table.split[2] = split<uint32_t>;
   table.read_unary = read_unary_wide;
   table.dense[1] = dense16;
+  table.cut_planes[1] = cut_planes_wide;
+  table.join_planes[1] = join_planes_wide;
   return table;
 }
 

@@ -127,7 +127,7 @@ static inline void select(const RankIndex& index, const uint32_t* ranks, size_t 
 }
 
 static inline uint32_t collect_members(const uint64_t* changed, const uint64_t* members, size_t words, uint32_t* ranks,
-                                       uint32_t* positions) {
+                                       uint32_t* positions, uint32_t* population) {
   uint32_t count = 0;
   uint32_t before = 0;
   for (size_t w = 0; w < words; ++w) {
@@ -139,6 +139,7 @@ static inline uint32_t collect_members(const uint64_t* changed, const uint64_t* 
     }
     before += count_bits(members[w]);
   }
+  *population = before;
   return count;
 }
 
@@ -337,9 +338,63 @@ static bool plain_dense(const DenseModel& model, const DenseBlock& block) {
 
 /// Full words at the front of the live ones: what a vector kernel may take.
 static inline size_t full_live_words(const DenseBlock& block) {
-  const bool cut = block.live_count > 0 &&
-                   block.elements - size_t{block.live[block.live_count - 1]} * kWordElements < kWordElements;
+  const bool cut =
+      block.live_count > 0 && block.elements - size_t{block.live[block.live_count - 1]} * kWordElements < kWordElements;
   return block.live_count - (cut ? 1 : 0);
+}
+
+// ---- planes ----------------------------------------------------------------------------------
+
+static inline void cut_planes8(const std::byte* from, size_t elements, std::byte* const* planes) {
+  std::memcpy(planes[0], from, elements);
+}
+
+static inline void cut_tail16(const std::byte* from, size_t i, size_t elements, std::byte* const* planes) {
+  for (; i < elements; ++i) {
+    const unsigned value = load<uint16_t>(from + 2 * i);
+    planes[0][i] = static_cast<std::byte>(value >> 7);
+    planes[1][i] = static_cast<std::byte>((value & 0x7f) | (value >> 8 & 0x80));
+  }
+}
+
+static inline void cut_planes16(const std::byte* from, size_t elements, std::byte* const* planes) {
+  cut_tail16(from, 0, elements, planes);
+}
+
+static inline void cut_planes32(const std::byte* from, size_t elements, std::byte* const* planes) {
+  for (size_t i = 0; i < elements; ++i) {
+    const auto value = load<uint32_t>(from + 4 * i);
+    planes[0][i] = static_cast<std::byte>(value >> 23);
+    planes[1][i] = static_cast<std::byte>((value >> 16 & 0x7f) | (value >> 24 & 0x80));
+    planes[2][i] = static_cast<std::byte>(value >> 8);
+    planes[3][i] = static_cast<std::byte>(value);
+  }
+}
+
+static inline void join_planes8(const std::byte* const* planes, size_t elements, std::byte* out) {
+  std::memcpy(out, planes[0], elements);
+}
+
+static inline void join_tail16(const std::byte* const* planes, size_t i, size_t elements, std::byte* out) {
+  for (; i < elements; ++i) {
+    const unsigned key = load<uint8_t>(planes[0] + i);
+    const unsigned rest = load<uint8_t>(planes[1] + i);
+    store(out + 2 * i, static_cast<uint16_t>(key << 7 | (rest & 0x7f) | (rest & 0x80) << 8));
+  }
+}
+
+static inline void join_planes16(const std::byte* const* planes, size_t elements, std::byte* out) {
+  join_tail16(planes, 0, elements, out);
+}
+
+static inline void join_planes32(const std::byte* const* planes, size_t elements, std::byte* out) {
+  for (size_t i = 0; i < elements; ++i) {
+    const uint32_t key = load<uint8_t>(planes[0] + i);
+    const uint32_t rest = load<uint8_t>(planes[1] + i);
+    const uint32_t high = load<uint8_t>(planes[2] + i);
+    const uint32_t low = load<uint8_t>(planes[3] + i);
+    store(out + 4 * i, key << 23 | (rest & 0x7f) << 16 | (rest & 0x80) << 24 | high << 8 | low);
+  }
 }
 
 /// The table without anything for one level in particular.
@@ -357,6 +412,8 @@ static constexpr BlockKernels plain_block_kernels(Level level) {
       .add_large = {add_large<uint8_t>, add_large<uint16_t>, add_large<uint32_t>},
       .read_unary = read_unary,
       .dense = {plain_dense<uint8_t>, plain_dense<uint16_t>, plain_dense<uint32_t>},
+      .cut_planes = {cut_planes8, cut_planes16, cut_planes32},
+      .join_planes = {join_planes8, join_planes16, join_planes32},
   };
 }
 
