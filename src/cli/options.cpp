@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kUsageStatus = 2;
 constexpr uint64_t kMinMemory = 16u << 20;
+constexpr uint64_t kMaxReadAhead = 1u << 30;
 
 constexpr const char* kMountGroup = "Mounts";
 constexpr const char* kSourceGroup = "Sources";
@@ -87,6 +88,26 @@ void add_mount_resources(CLI::App& app, MountOptions& mount) {
       ->group("Resources");
 }
 
+void add_mount_kernel(CLI::App& app, MountOptions& mount) {
+  app.add_option_function<std::string>(
+         "--read-ahead",
+         [&mount](const std::string& text) {
+           const auto bytes = parse_size(text);
+           if (!bytes) throw CLI::ValidationError("--read-ahead", "'" + text + "' is not a size such as 1M, or 0");
+           if (*bytes > kMaxReadAhead) throw CLI::ValidationError("--read-ahead", "at most 1G is possible");
+           mount.read_ahead = *bytes;
+         },
+         "How far the kernel reads ahead, where we run as root; 0 leaves\nits default of 128K (default: 4M)")
+      ->type_name("SIZE")
+      ->group("Kernel");
+  app.add_option_function<std::string>(
+         "--passthrough", [&mount](const std::string& mode) { mount.passthrough = mode == "auto"; },
+         "auto (default): files that no delta touches are read by the kernel\nitself, where it can; off: never")
+      ->check(CLI::IsMember({"auto", "off"}).description(""))
+      ->type_name("auto|off")
+      ->group("Kernel");
+}
+
 void add_mount_log(CLI::App& app, MountOptions& mount) {
   app.add_option("--log-level", mount.log_level, "trace, debug, info (default), warn, error or off")
       ->check([](const std::string& name) {
@@ -112,6 +133,7 @@ void declare_mount(CLI::App& root, Options& options) {
   app.add_flag("--allow-other", mount.allow_other,
                "Let other users read it\n(needs user_allow_other in /etc/fuse.conf)");
   add_mount_resources(app, mount);
+  add_mount_kernel(app, mount);
   add_mount_log(app, mount);
   app.footer(
       example("  weightfs mount --base models/Qwen3-0.6B runs/7/bucket /mnt/qwen\n"
