@@ -113,7 +113,7 @@ Result<Checkpoint> checkpoint_of_folder(const Files& files, const std::string& p
 
 Result<Checkpoint> checkpoint_of_version(const std::shared_ptr<Engine>& engine, size_t ordinal) {
   const Snapshot& snapshot = engine->snapshot();
-  const auto& entries = snapshot.base().entries();
+  const auto& entries = snapshot.folder(ordinal).entries();
   const std::string& name = snapshot.admitted(ordinal).name;
   return from_entries(name, entries, [&](size_t i) -> std::shared_ptr<ByteSource> {
     return std::make_shared<VersionFile>(engine, ordinal, i, entries[i].size, name + "/" + entries[i].name);

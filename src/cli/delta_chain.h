@@ -12,20 +12,24 @@
 
 namespace weightfs::cli {
 
+/// The same tensors at the same places in the same shards; else an error about the first that differs:
+/// delta.missing_tensor, delta.unexpected_tensor, delta.dtype_mismatch or delta.shape_mismatch.
+Status same_tensors(const ModelFolder& first, const ModelFolder& other);
+
 /// Versions that build on each other, to be written again as deltas: place 0 is where the chain starts (the
-/// base, or --from), the last place is the version that was asked for.  All of them have the tensors of the
-/// base.  Thread-safe.
+/// base, or --from), the last place is the version that was asked for.  All have the tensors of the first.
+/// Thread-safe.
 class DeltaChain {
  public:
   /// The way to version `ordinal`.  `from` empty: from the base.  version.not_found when the way does not pass
-  /// through `from`; delta.shape_mismatch, delta.missing_tensor or delta.unexpected_tensor when a version on
-  /// it has other tensors than the first.
+  /// through `from`; the errors of same_tensors() when a version on it has other tensors than the first.
   static Result<DeltaChain> find(std::shared_ptr<Engine> engine, size_t ordinal, const std::string& from);
 
   size_t places() const { return ordinals_.size(); }
-  const Version& version(size_t place) const { return engine_->snapshot().admitted(ordinals_[place]); }
-  const ModelFolder& base() const { return engine_->snapshot().base(); }
-  const TensorInfo& tensor(size_t tensor) const { return base().tensors()[tensor].info; }
+  const Version& version(size_t place) const { return snapshot().admitted(ordinals_[place]); }
+  /// Files and tensors of the first place.
+  const ModelFolder& model() const { return snapshot().folder(ordinals_.front()); }
+  const TensorInfo& tensor(size_t tensor) const { return model().tensors()[tensor].info; }
 
   /// Tensors in which place (>= 1) may differ from the place before, ascending.
   std::vector<size_t> touched(size_t place) const;
@@ -34,6 +38,9 @@ class DeltaChain {
   uint64_t tensor_bytes() const;
   /// Bytes of a tensor at a place.
   Status read(size_t place, size_t tensor, uint64_t offset, MutableBytes out) const;
+
+  /// What differs along the chain beside tensors, which deltas in `format` do not hold: one text a version.
+  Result<std::vector<std::string>> other_differences(std::string_view format) const;
 
   /// Calls body(offset, old bytes, new bytes) -> Status along a tensor at the place before and at `place`.  The
   /// bytes are the caller's to change until the next call.
@@ -45,11 +52,16 @@ class DeltaChain {
   Status read_pair(size_t place, size_t tensor, PairBuffers& buffers, const PairBody& body) const;
 
  private:
-  explicit DeltaChain(std::shared_ptr<Engine> engine);
+  explicit DeltaChain(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+
+  const Snapshot& snapshot() const { return engine_->snapshot(); }
+  Status check_tensors();
+  Result<bool> same_bytes(size_t place, size_t entry_before, size_t entry_after, uint64_t size) const;
+  Result<std::vector<std::string>> differing_files(size_t place) const;
 
   std::shared_ptr<Engine> engine_;
   std::vector<size_t> ordinals_;
-  std::vector<size_t> entry_of_shard_;
+  std::vector<std::vector<size_t>> shard_entries_;  // by place and shard: the file's entry
 };
 
 struct ChainHooks {

@@ -20,13 +20,14 @@ namespace {
 /// One way to export: what it writes, how much it composes for that, and doing it.
 struct Job {
   std::string what;
+  std::vector<std::string> notes;  ///< what the result does not hold
   uint64_t bytes = 0;
   std::function<Status(const std::function<void(uint64_t)>& progress, const std::function<bool()>& stopped)> run;
 };
 
 Job whole_version(const std::shared_ptr<Engine>& engine, size_t ordinal, const std::string& directory) {
-  const uint64_t bytes = export_bytes(engine->snapshot().base());
-  return {human_bytes(bytes), bytes, [=](const auto& progress, const auto& stopped) {
+  const uint64_t bytes = export_bytes(engine->snapshot().folder(ordinal));
+  return {human_bytes(bytes), {}, bytes, [=](const auto& progress, const auto& stopped) {
             return export_version(*engine, ordinal, directory, {.wrote = progress, .stopped = stopped});
           }};
 }
@@ -44,6 +45,7 @@ Result<Job> chain_of_deltas(const std::shared_ptr<Engine>& engine, size_t ordina
   Job job;
   job.what = fmt::format("{} {} as {}, to be read on top of {}", chain.places() - 1,
                          chain.places() == 2 ? "delta" : "deltas", options.as, bare(start));
+  job.notes = TRY(chain.other_differences(options.as));
   job.bytes = chain.touched_bytes() + (trl ? chain.tensor_bytes() : 0);
   job.run = [chain = std::move(chain), trl, directory = options.directory](const auto& progress, const auto& stopped) {
     const ChainHooks hooks{.composed = progress, .stopped = stopped};
@@ -76,6 +78,7 @@ Result<int> run_export(const Options& options) {
     signals.end_process_if_raised();
     return std::move(status).error();
   }
+  for (const auto& note : job.notes) fmt::print(stderr, "note: {}\n", note);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   fmt::print("{} -> {}: {} in {}\n", name, bare(options.directory), job.what, human_seconds(seconds));
   return 0;

@@ -102,7 +102,7 @@ Error sub_byte(const TensorInfo& info) {
 class TrlBucket {
  public:
   TrlBucket(const DeltaChain& chain, std::string folder, const ChainHooks& hooks)
-      : chain_(chain), folder_(std::move(folder)), hooks_(hooks), tied_(tied_tensors(chain.base())) {}
+      : chain_(chain), folder_(std::move(folder)), hooks_(hooks), tied_(tied_tensors(chain.model())) {}
 
   Status write() {
     for (const char* name : {"anchors", "deltas"}) {
@@ -128,7 +128,7 @@ class TrlBucket {
     std::vector<TensorInfo> infos;
     Counts counts;
     uint64_t end = 0;
-    for (const auto& tensor : chain_.base().tensors()) {
+    for (const auto& tensor : chain_.model().tensors()) {
       infos.push_back(tensor.info);
       infos.back().begin = end;
       infos.back().end = end += tensor.info.bytes();

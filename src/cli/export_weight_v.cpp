@@ -73,7 +73,7 @@ class WeightVVersion {
 
   /// A reader applies the change of one tied tensor to the other unless the delta names both.
   Status find_tied() {
-    const auto tied = tied_tensors(chain_.base());
+    const auto tied = tied_tensors(chain_.model());
     const auto is_touched = [&](size_t tensor) { return std::ranges::binary_search(tensors_, tensor); };
     if (std::ranges::none_of(tied, is_touched)) return {};
     tied_ = tied;
