@@ -38,6 +38,8 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
   if (latest) latest_ = find_admitted(*latest).value_or(latest_);
 }
 
+const ModelFolder& Snapshot::folder(size_t) const { return *base_; }
+
 std::optional<size_t> Snapshot::find_admitted(std::string_view name) const {
   for (size_t ordinal = 0; ordinal < admitted_.size(); ++ordinal) {
     if (admitted(ordinal).name == name) return ordinal;

@@ -54,6 +54,8 @@ class Snapshot {
   Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions, std::optional<std::string> latest);
 
   const ModelFolder& base() const { return *base_; }
+  /// The files and tensors of an admitted version; of published formats always those of the base.
+  const ModelFolder& folder(size_t ordinal) const;
   /// Everything found, the base first, then in publishing order, refused ones included.
   const std::vector<Version>& versions() const { return versions_; }
   size_t admitted_count() const { return admitted_.size(); }

@@ -204,13 +204,34 @@ void declare_export(CLI::App& root, Options& options) {
   add_positional(app, "DIR", options.directory, "Folder to create; an existing one is never touched");
   add_base(app, options.base);
   add_verify(app, options.verify);
-  app.footer(example("  weightfs export --base models/Qwen3-0.6B runs/7/bucket step_000042 /data/qwen-42\n"));
+  app.add_option("--as", options.as,
+                 "safetensors (default): the version's own files; weight_v, trl:\n"
+                 "a chain of deltas that leads from the base to VERSION")
+      ->check(CLI::IsMember({"safetensors", "weight_v", "trl"}).description(""))
+      ->type_name("FORMAT");
+  app.add_option("--from", options.from, "Let the chain start at this version instead of the base")->type_name("NAME");
+  app.footer(
+      example("  weightfs export --base models/Qwen3-0.6B runs/7/bucket step_000042 /data/qwen-42\n"
+              "  weightfs export --as weight_v runs/7/store latest /data/updates\n"));
+}
+
+void declare_diff(CLI::App& root, Options& options) {
+  auto& app = *root.add_subcommand("diff", "Compare two checkpoints tensor by tensor");
+  app.group(kSourceGroup);
+  add_positional(app, "OLD", options.old_checkpoint, "A checkpoint folder, or SOURCE@VERSION");
+  add_positional(app, "NEW", options.new_checkpoint, "The same");
+  add_base(app, options.base);
+  add_verify(app, options.verify);
+  add_json(app, options.json);
+  app.footer(
+      example("  weightfs diff checkpoints/100 checkpoints/200\n"
+              "  weightfs diff --base models/Qwen3-0.6B runs/7@weight_v000001 runs/7@latest\n"));
 }
 
 const std::vector<std::pair<std::string, Command>>& command_names() {
   static const std::vector<std::pair<std::string, Command>> kNames = {
       {"mount", Command::kMount}, {"umount", Command::kUmount}, {"status", Command::kStatus}, {"log", Command::kLog},
-      {"show", Command::kShow},   {"verify", Command::kVerify}, {"export", Command::kExport},
+      {"show", Command::kShow},   {"verify", Command::kVerify}, {"export", Command::kExport}, {"diff", Command::kDiff},
   };
   return kNames;
 }
@@ -233,6 +254,7 @@ std::unique_ptr<CLI::App> declare(Options& options, std::vector<std::string>& ve
   declare_show(*app, options);
   declare_verify(*app, options, verify_named);
   declare_export(*app, options);
+  declare_diff(*app, options);
   return app;
 }
 
@@ -287,6 +309,9 @@ ParseResult parse_options(int argc, const char* const* argv) {
   if (chosen.empty()) return printed(app->help());
   for (const auto& [name, command] : command_names()) {
     if (name == chosen) options.command = command;
+  }
+  if (!options.from.empty() && options.as == "safetensors") {
+    return usage_error(chosen, "--from needs --as weight_v or --as trl: a folder of safetensors has no start");
   }
   if (options.command == Command::kVerify) options.versions = std::move(verify_named);
   ParseResult result;

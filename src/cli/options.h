@@ -9,7 +9,7 @@
 
 namespace weightfs::cli {
 
-enum class Command { kMount, kUmount, kLog, kShow, kVerify, kExport, kStatus };
+enum class Command { kMount, kUmount, kLog, kShow, kVerify, kExport, kDiff, kStatus };
 
 /// A parsed command line.  Only the members that the command has are meaningful.
 struct Options {
@@ -18,7 +18,11 @@ struct Options {
   std::string mount_point;            ///< umount, status
   std::string directory;              ///< export: DIR
   std::vector<std::string> versions;  ///< show and export: exactly one; verify: those named
+  std::string old_checkpoint;         ///< diff: a folder or SOURCE@VERSION
+  std::string new_checkpoint;         ///< diff: the same
   std::string base;                   ///< --base
+  std::string as = "safetensors";     ///< export --as: safetensors, weight_v or trl
+  std::string from;                   ///< export --from: the version that a chain starts at; empty: the base
   bool verify = true;                 ///< --verify=tensor
   bool json = false;                  ///< --json
   bool all = false;                   ///< show --all
