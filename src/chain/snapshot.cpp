@@ -50,9 +50,7 @@ Snapshot::Snapshot(std::vector<Version> versions, std::vector<NativeState> state
   latest_ = admitted_.size() - 1;
 }
 
-const ModelFolder& Snapshot::folder(size_t ordinal) const {
-  return is_native() ? *states_[ordinal].folder : *base_;
-}
+const ModelFolder& Snapshot::folder(size_t ordinal) const { return is_native() ? *states_[ordinal].folder : *base_; }
 
 std::optional<size_t> Snapshot::parent(size_t ordinal) const {
   if (is_native()) return states_[ordinal].own_link ? states_[ordinal].links.front().from : std::nullopt;

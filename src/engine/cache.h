@@ -12,10 +12,10 @@ namespace weightfs {
 
 /// What a cache entry holds.
 enum class CacheKind : uint8_t {
-  kBlock,    ///< Block: decoded bytes
-  kSegment,  ///< codec::PatchSegment: a decoded part of a patch
-  kDigests,  ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
-  kUnit,     ///< Block: kBlockBytes of an object of a native version
+  kBlock,      ///< Block: decoded bytes
+  kSegment,    ///< codec::PatchSegment: a decoded part of a patch
+  kDigests,    ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
+  kUnit,       ///< Block: kBlockBytes of an object of a native version
   kLargeUnit,  ///< Block: the same of an object that has larger blocks
   kTrail,      ///< NativeTrail: which deltas an object of a native version is made of
   kTable,      ///< BlockTable: what a native delta does to an object

@@ -23,9 +23,7 @@ constexpr uint64_t kSmallest = codec::kMinBlockBytes;
 static_assert(codec::kMaxBlockBytes / kSmallest < 32, "a unit's blocks must fit a mask");
 
 /// Bits [first, first + count).
-uint32_t bits(uint64_t first, uint64_t count) {
-  return static_cast<uint32_t>(((uint64_t{1} << count) - 1) << first);
-}
+uint32_t bits(uint64_t first, uint64_t count) { return static_cast<uint32_t>(((uint64_t{1} << count) - 1) << first); }
 
 /// Block `index` of `block_bytes` as smallest blocks of the unit that holds it.
 uint32_t bits_of(uint64_t index, uint64_t block_bytes, uint64_t unit_bytes) {

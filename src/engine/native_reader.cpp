@@ -39,9 +39,8 @@ Status NativeReader::read(size_t ordinal, size_t file, uint64_t offset, MutableB
   }
   const auto first = folder.tree()->objects().begin() + static_cast<std::ptrdiff_t>(shown.first_object);
   const auto last = first + static_cast<std::ptrdiff_t>(shown.object_count);
-  auto next = std::upper_bound(first, last, offset, [](uint64_t at, const TreeObject& object) {
-    return at < object.offset + object.bytes;
-  });
+  auto next = std::upper_bound(first, last, offset,
+                               [](uint64_t at, const TreeObject& object) { return at < object.offset + object.bytes; });
   std::vector<Part> parts;
   for (; !out.empty() && next != last; ++next) {
     if (next->bytes == 0) continue;
@@ -124,12 +123,13 @@ Result<TensorCheck> NativeReader::check(size_t ordinal, size_t link, size_t obje
     if (units.empty() || units.back() != unit) units.push_back(unit);
   }
   // The cache is not asked: it may hold what another way led to.
-  TRY(run_parallel(arena_, units.size(), [&](uint64_t i) -> Status {
+  const auto compose = [&](uint64_t i) -> Status {
     const auto block = pool_of(trail).take(trail.unit_size(units[i]));
     TRY(composer_.compose(trail, units[i], block->bytes()));
     cache_.insert(key_of(trail, step, units[i]), block, pool_of(trail).capacity());
     return {};
-  }));
+  };
+  TRY(run_parallel(arena_, units.size(), compose));
   for (const uint64_t unit : units) check.bytes += trail.unit_size(unit);
   const NativeState& state = snapshot_.state(ordinal);
   check.changed_elements = TRY(state.links[link].delta->change(*state.folder->tree(), object)).changed;

@@ -101,8 +101,7 @@ class TreeFolderBuilder {
 
   void index_tensors() {
     const auto& tensors = folder_->tensors_;
-    folder_->by_name_ =
-        NameIndex(tensors.size(), [&](size_t i) -> const std::string& { return tensors[i].info.name; });
+    folder_->by_name_ = NameIndex(tensors.size(), [&](size_t i) -> const std::string& { return tensors[i].info.name; });
   }
 
   void compute_identity() {

@@ -117,7 +117,8 @@ TEST_F(ListingsTest, ReadsTheEntryOfTheVersion) {
   const auto contents = mixed_tree();
   const size_t entry = entry_index(contents, "merged.safetensors", 2);
   std::string got(100, '?');
-  const auto count = vfs_.read(id_of("step_000002/merged.safetensors"), 0, 4000, std::as_writable_bytes(std::span(got)));
+  const auto count =
+      vfs_.read(id_of("step_000002/merged.safetensors"), 0, 4000, std::as_writable_bytes(std::span(got)));
   ASSERT_TRUE(count);
   EXPECT_EQ(count->value(), 96u) << "the end of this version's file";
   EXPECT_EQ(got.substr(0, 96), pattern_text(2, entry, 4000, 96));
@@ -145,7 +146,8 @@ TEST_F(ListingsTest, IdsDependOnTheVersionsOwnListingOnly) {
 
 TEST_F(ListingsTest, EqualListingsInDifferentObjectsGiveTheSameIds) {
   auto contents = small_tree();
-  for (auto& version : contents.versions) version.entries = std::make_shared<const Listing>(fake_entries(small_model()));
+  for (auto& version : contents.versions)
+    version.entries = std::make_shared<const Listing>(fake_entries(small_model()));
   const Vfs apart = make(contents);
   const Vfs shared = make(small_tree());
   for (const char* name : {"base", "step_000001", "step_000002"}) {

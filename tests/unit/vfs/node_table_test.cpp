@@ -30,7 +30,8 @@ std::vector<Node> all_nodes(const NodeTable& table) {
     nodes.push_back({Kind::kInfoFile, i});
   }
   for (size_t version = 0; version < table.contents().versions.size(); ++version) {
-    for (size_t entry = 0; entry < table.entries(version).size(); ++entry) nodes.push_back({Kind::kEntry, version, entry});
+    for (size_t entry = 0; entry < table.entries(version).size(); ++entry)
+      nodes.push_back({Kind::kEntry, version, entry});
   }
   return nodes;
 }
