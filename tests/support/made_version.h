@@ -67,7 +67,8 @@ inline NativeWriter::Block raw_block(uint64_t index, std::string_view bytes, uin
 }
 
 /// The bytes of an object in the files of its tree.
-inline std::string object_bytes(const TreeLayout& tree, size_t object, const std::map<std::string, std::string>& content) {
+inline std::string object_bytes(const TreeLayout& tree, size_t object,
+                                const std::map<std::string, std::string>& content) {
   const TreeObject& found = tree.objects()[object];
   return content.at(tree.files()[found.file].path).substr(found.offset, found.bytes);
 }

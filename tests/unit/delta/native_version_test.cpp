@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <optional>
 #include <random>
@@ -106,6 +107,31 @@ Made make_version(uint64_t seed, uint64_t of_ten) {
   return made;
 }
 
+/// The table and the decoded blocks of one touched object equal what was written; gives its payload bytes.
+uint64_t expect_blocks(const CodedPatch& patch, const Made& made, size_t object) {
+  const std::vector<uint64_t>& blocks = made.touched.at(object);
+  const std::string bytes = object_bytes(*made.tree, object, made.content);
+  const auto table = patch.load_table();
+  EXPECT_TRUE(table) << table.error().text();
+  EXPECT_EQ((*table)->blocks().size(), blocks.size());
+  uint64_t payload = 0;
+  for (uint64_t block = 0; block * kBlock < bytes.size(); ++block) {
+    const CodedBlock* const found = (*table)->find(block);
+    EXPECT_EQ(found != nullptr, std::find(blocks.begin(), blocks.end(), block) != blocks.end()) << block;
+    if (found == nullptr) continue;
+    const std::string expected = bytes.substr(block * kBlock, kBlock);
+    std::vector<std::byte> out(expected.size());
+    const Status decoded = patch.decode(**table, *found, {}, out);
+    EXPECT_TRUE(decoded) << decoded.error().text();
+    EXPECT_EQ(as_text(out), expected);
+    EXPECT_EQ(found->digest, test::xxh3_64_of(expected));
+    EXPECT_EQ((*table)->params(*found).element_bytes(), made.tree->objects()[object].element_bytes);
+    payload += expected.size();
+  }
+  EXPECT_EQ((*table)->find(bytes.size() / kBlock + 1), nullptr);
+  return payload;
+}
+
 /// All answers of a version about a tree equal what was written.
 void expect_version(const NativeVersion& version, const Made& made) {
   std::vector<uint32_t> touched;
@@ -116,36 +142,13 @@ void expect_version(const NativeVersion& version, const Made& made) {
   for (size_t object = 0; object < made.tree->objects().size(); ++object) {
     const auto patch = version.find(*made.tree, object, true);
     ASSERT_TRUE(patch) << patch.error().text();
+    ASSERT_EQ(*patch != nullptr, made.touched.contains(object));
     const auto change = version.change(*made.tree, object);
     ASSERT_TRUE(change);
-    if (!made.touched.contains(object)) {
-      ASSERT_EQ(*patch, nullptr);
-      ASSERT_EQ(change->blocks, 0u);
-      continue;
-    }
-    const std::vector<uint64_t>& blocks = made.touched.at(object);
-    const std::string bytes = object_bytes(*made.tree, object, made.content);
-    const auto table = (*patch)->load_table();
-    ASSERT_TRUE(table) << table.error().text();
-    ASSERT_EQ((*table)->blocks().size(), blocks.size());
-    uint64_t payload = 0;
-    for (uint64_t block = 0; block * kBlock < bytes.size(); ++block) {
-      const CodedBlock* const found = (*table)->find(block);
-      ASSERT_EQ(found != nullptr, std::find(blocks.begin(), blocks.end(), block) != blocks.end()) << block;
-      if (found == nullptr) continue;
-      const std::string expected = bytes.substr(block * kBlock, kBlock);
-      std::vector<std::byte> out(expected.size());
-      const Status decoded = (*patch)->decode(**table, *found, {}, out);
-      ASSERT_TRUE(decoded) << decoded.error().text();
-      ASSERT_EQ(out, test::to_bytes(expected));
-      ASSERT_EQ(found->digest, test::xxh3_64_of(expected));
-      ASSERT_EQ((*table)->params(*found).element_bytes(), made.tree->objects()[object].element_bytes);
-      payload += expected.size();
-    }
-    ASSERT_EQ((*table)->find(bytes.size() / kBlock + 1), nullptr);
-    ASSERT_EQ(change->blocks, blocks.size());
-    ASSERT_EQ(change->changed, blocks.size());
-    ASSERT_EQ(change->payload_bytes, payload);
+    const size_t count = *patch == nullptr ? 0 : made.touched.at(object).size();
+    ASSERT_EQ(change->blocks, count);
+    ASSERT_EQ(change->changed, count);
+    ASSERT_EQ(change->payload_bytes, *patch == nullptr ? 0 : expect_blocks(**patch, made, object));
   }
 }
 
@@ -249,16 +252,23 @@ TEST(NativeVersion, TwoRunsOfTheWriterGiveEqualBytes) {
 
 // --- what is read -------------------------------------------------------------------------------
 
-TEST(NativeVersion, OpeningReadsTheManifestAndALookupAHeadAndAGroup) {
-  constexpr size_t kTensors = 70'000;
+/// 70 000 tensors of 8 bytes, every other one touched.
+Made many_tensors() {
   std::vector<test::MadeTensor> tensors;
-  for (size_t i = 0; i < kTensors; ++i) tensors.push_back({"t" + std::to_string(i), "U8", {8}, "8 bytes."});
+  for (size_t i = 0; i < 70'000; ++i) tensors.push_back({"t" + std::to_string(i), "U8", {8}, "8 bytes."});
   Made made;
   made.content = {{"model.safetensors", test::safetensors_file(tensors)}};
   made.tree = test::tree_of(made.content);
-  for (size_t i = 0; i < kTensors; i += 2) made.touched[i] = {0};
+  for (size_t i = 0; i < tensors.size(); i += 2) made.touched[i] = {0};
+  return made;
+}
+
+TEST(NativeVersion, OpeningReadsTheManifestAndALookupAHeadAndAGroup) {
+  constexpr uint64_t kGroup = 9u << 10;
   const TempFolder root;
+  Made made = many_tensors();
   write_version(root.path("v"), made);
+  EXPECT_GT(made.manifest.index.bytes, 400'000u);
 
   const Files files;
   const auto read = [&] { return files.counters().header_bytes + files.counters().tensor_bytes; };
@@ -270,17 +280,15 @@ TEST(NativeVersion, OpeningReadsTheManifestAndALookupAHeadAndAGroup) {
   uint64_t before = read();
   ASSERT_NE((*version)->find(*made.tree, 35'000, true).value(), nullptr);
   EXPECT_EQ(files.counters().reads, 3u);
-  EXPECT_LT(read() - before, made.manifest.index.head + (9u << 10));
-  EXPECT_GT(made.manifest.index.bytes, 400'000u);
+  EXPECT_LT(read() - before, made.manifest.index.head + kGroup);
 
   before = read();
   ASSERT_EQ((*version)->find(*made.tree, 1, true).value(), nullptr);
-  const auto patch = (*version)->find(*made.tree, kTensors - 2, true);
+  const auto patch = (*version)->find(*made.tree, 69'998, true);
   ASSERT_NE(patch.value(), nullptr);
   EXPECT_EQ(files.counters().reads, 5u);
-  EXPECT_LT(read() - before, 2 * (9u << 10));
+  EXPECT_LT(read() - before, 2 * kGroup);
 
-  before = read();
   const auto table = (*patch)->load_table();
   ASSERT_TRUE(table);
   std::array<std::byte, 8> out{};
@@ -443,14 +451,15 @@ TEST(NativeVersion, APayloadAcrossTwoFilesIsRefused) {
   EXPECT_EQ(refused, 1u);
 }
 
-/// Everything that a version says about a tree, as one text; the codes of refusals when `refusals` is given.
+/// Everything that a version says about a tree, as one text; nothing when any of it is refused.
 std::optional<std::string> answers(const std::string& folder, const TreeLayout& tree) {
   const auto version = NativeVersion::open(Files(), folder);
   if (!version) return std::nullopt;
   const auto layout = (*version)->read_layout(nullptr);
   const auto touched = (*version)->touched_objects(tree);
   if (!layout || !touched) return std::nullopt;
-  std::string text = (*version)->manifest().serialise_copy();
+  NativeManifest manifest = (*version)->manifest();
+  std::string text = manifest.serialise();
   text += *layout && *(*layout)->tree == tree ? "same tree" : "other tree";
   for (size_t object = 0; object < tree.objects().size(); ++object) {
     const auto patch = (*version)->find(tree, object, true);
@@ -461,10 +470,156 @@ std::optional<std::string> answers(const std::string& folder, const TreeLayout& 
     for (const CodedBlock& block : (*table)->blocks()) {
       std::vector<std::byte> out(std::min(kBlock, tree.objects()[object].bytes - block.index * kBlock));
       if (!(*patch)->decode(**table, block, {}, out) || xxh3_64(out) != block.digest) return std::nullopt;
-      text += std::to_string(object) + ":" + std::to_string(block.index) + as_text(out).data();
+      text += std::to_string(object) + ":" + std::to_string(block.index) + std::string(as_text(out));
     }
   }
   return text;
+}
+
+class NativeDamage : public ::testing::Test {
+ protected:
+  NativeDamage() : root_(test::memory_path()) {
+    std::mt19937_64 random(3);
+    made_.content = {{"config.json", "{}"},
+                     {"m.safetensors", test::safetensors_file({{"a", "BF16", {20}, random_text(random, 40)},
+                                                               {"b", "F32", {3}, random_text(random, 12)}})}};
+    made_.tree = test::tree_of(made_.content);
+    made_.touched = {{0, {0}}, {1, {0}}, {2, {0}}};
+    write_version(root_.path("v"), made_, {.kind = Kind::kFull, .layout = true});
+    good_ = answers(root_.path("v"), *made_.tree);
+  }
+
+  /// True when the version, with one file replaced, is refused; false when its answers are what they were.
+  bool refused(const std::string& file, const std::string& bytes) const {
+    root_.write("v/" + file, bytes);
+    const auto found = answers(root_.path("v"), *made_.tree);
+    EXPECT_EQ(found.value_or(*good_), *good_);
+    return !found;
+  }
+
+  TempFolder root_;
+  Made made_;
+  std::optional<std::string> good_;
+};
+
+TEST_F(NativeDamage, EveryTruncationIsRefused) {
+  ASSERT_TRUE(good_);
+  for (const auto& [name, bytes] : files_of(root_.path("v"))) {
+    for (size_t length = 0; length < bytes.size(); ++length) {
+      ASSERT_TRUE(refused(name, bytes.substr(0, length))) << name << " " << length;
+    }
+    ASSERT_FALSE(refused(name, bytes));
+  }
+}
+
+TEST_F(NativeDamage, EveryFlippedBitIsRefusedOrChangesNothing) {
+  ASSERT_TRUE(good_);
+  for (const auto& [name, bytes] : files_of(root_.path("v"))) {
+    // The safetensors header in front is for other readers.
+    const size_t unused = name == kManifestFileName ? 0 : made_.manifest.payload[0].at;
+    for (size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+      std::string damaged = bytes;
+      damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+      ASSERT_EQ(refused(name, damaged), bit / 8 >= unused) << name << " bit " << bit;
+    }
+    ASSERT_FALSE(refused(name, bytes));
+  }
+}
+
+TEST_F(NativeDamage, HasCodesForIndexLayoutAndBlocks) {
+  const std::string payload = files_of(root_.path("v")).at("payload-00001.safetensors");
+  const auto with_flip = [&](uint64_t at) {
+    std::string damaged = payload;
+    damaged[at] = static_cast<char>(damaged[at] ^ 1);
+    root_.write("v/payload-00001.safetensors", damaged);
+    return NativeVersion::open(Files(), root_.path("v")).value();
+  };
+  const NativeManifest& manifest = made_.manifest;
+  EXPECT_EQ(with_flip(manifest.index.at)->find(*made_.tree, 0, true).error().code, ErrorCode::kNativeIndex);
+  EXPECT_EQ(with_flip(manifest.index.at + manifest.index.head)->find(*made_.tree, 0, true).error().code,
+            ErrorCode::kNativeIndex);
+  EXPECT_EQ(with_flip(manifest.layout->at + 20)->read_layout(nullptr).error().code, ErrorCode::kNativeLayout);
+}
+
+TEST_F(NativeDamage, ALayoutThatContradictsTheManifestIsRefused) {
+  NativeManifest manifest = made_.manifest;
+  manifest.files[0].bytes += 1;
+  ASSERT_TRUE(write_manifest(root_.path("v"), manifest));
+  EXPECT_EQ(NativeVersion::open(Files(), root_.path("v")).value()->read_layout(nullptr).error().code,
+            ErrorCode::kNativeLayout);
+}
+
+TEST_F(NativeDamage, AnIndexThatContradictsTheManifestIsRefused) {
+  NativeManifest manifest = made_.manifest;
+  manifest.changed = 3;
+  ASSERT_TRUE(write_manifest(root_.path("v"), manifest));
+  const auto version = NativeVersion::open(Files(), root_.path("v")).value();
+  EXPECT_EQ(version->find(*made_.tree, 0, true).error().code, ErrorCode::kNativeIndex);
+  EXPECT_EQ(version->touched_objects(*made_.tree).error().code, ErrorCode::kNativeIndex);
+}
+
+// --- the writer's own rules ---------------------------------------------------------------------
+
+class WriterRules : public ::testing::Test {
+ protected:
+  WriterRules() { writer_ = NativeWriter::create(root_.path(), {kBlock, 4ull << 30}).value(); }
+
+  ErrorCode add(size_t object, uint64_t block, size_t bytes = 5) {
+    std::vector<NativeWriter::Block> blocks{raw_block(block, std::string(bytes, 'x'), 1)};
+    const Status status = writer_->add(object, codec::BlockParams(1), std::move(blocks));
+    return status ? kFine : status.error().code;
+  }
+  ErrorCode finish(NativeManifest manifest, uint64_t objects) {
+    const auto done = writer_->finish(std::move(manifest), objects, nullptr, true);
+    return done ? kFine : done.error().code;
+  }
+  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
+
+  TempFolder root_;
+  std::unique_ptr<NativeWriter> writer_;
+};
+
+TEST_F(WriterRules, BlocksAscend) {
+  EXPECT_EQ(add(1, 5), kFine);
+  EXPECT_EQ(add(1, 5), ErrorCode::kInternal);
+  EXPECT_EQ(add(1, 4), ErrorCode::kInternal);
+  EXPECT_EQ(add(0, 9), ErrorCode::kInternal);
+  EXPECT_EQ(add(1, 6), kFine);
+  EXPECT_EQ(add(2, 0), kFine);
+}
+
+TEST_F(WriterRules, NumbersStayInRange) {
+  EXPECT_EQ(add(UINT32_MAX, 0), ErrorCode::kInternal);
+  EXPECT_EQ(add(0, uint64_t{1} << 32), ErrorCode::kInternal);
+  EXPECT_EQ(add(0, 0, kBlock + 1), ErrorCode::kInternal);
+  EXPECT_EQ(add(3, 0), kFine);
+  EXPECT_EQ(finish(draft_manifest(Kind::kDelta, {}), 3), ErrorCode::kInternal);
+}
+
+TEST_F(WriterRules, AManifestThatNobodyWouldReadIsNotWritten) {
+  NativeManifest manifest = draft_manifest(Kind::kDelta, {});
+  manifest.created = "yesterday";
+  EXPECT_EQ(finish(manifest, 0), ErrorCode::kNativeManifest);
+  EXPECT_FALSE(fs::exists(root_.path("manifest.json")));
+}
+
+TEST_F(WriterRules, AnEmptyDeltaHasAnIndexWithoutGroups) {
+  EXPECT_EQ(finish(draft_manifest(Kind::kDelta, {{"a", "one"}}), 1), kFine);
+  const auto version = NativeVersion::open(Files(), root_.path());
+  ASSERT_TRUE(version) << version.error().text();
+  EXPECT_EQ((*version)->manifest().index.bytes, 24u);
+  EXPECT_EQ((*version)->manifest().changed, 0u);
+  const auto tree = test::tree_of({{"a", "one"}});
+  EXPECT_TRUE((*version)->touched_objects(*tree).value().empty());
+  EXPECT_EQ((*version)->find(*tree, 0, true).value(), nullptr);
+}
+
+TEST_F(WriterRules, TheFolderMustBeEmptyAndTheBlockSizeKnown) {
+  EXPECT_EQ(NativeWriter::create(root_.path(), {kBlock, 1}).error().code, ErrorCode::kIoWrite);
+  EXPECT_EQ(NativeWriter::create(root_.path("missing"), {kBlock, 1}).error().code, ErrorCode::kIoWrite);
+  for (const uint64_t bytes : {uint64_t{0}, kBlock / 2, kBlock * 2, uint64_t{2} << 20}) {
+    EXPECT_EQ(NativeWriter::create(root_.path(), {bytes, 1}).error().code, ErrorCode::kInternal);
+  }
 }
 
 }  // namespace

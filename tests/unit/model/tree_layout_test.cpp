@@ -59,7 +59,8 @@ const std::string kModel =
     test::safetensors_file({{"b", "BF16", {3}, "aabbcc"}, {"a", "F32", {2}, "12345678"}, {"none", "U8", {0}, ""}});
 
 TEST(TreePath, AcceptsPlainRelativePaths) {
-  for (const char* path : {"a", "a/b", "a/b/c.safetensors", ".gitattributes", "...", "a/..b", "ü/日本", "a b", "a\nb"}) {
+  for (const char* path :
+       {"a", "a/b", "a/b/c.safetensors", ".gitattributes", "...", "a/..b", "ü/日本", "a b", "a\nb"}) {
     EXPECT_TRUE(is_tree_path(path)) << path;
   }
   EXPECT_TRUE(is_tree_path(std::string(255, 'x')));
@@ -127,8 +128,8 @@ TEST(TreeLayout, ScansAFolderIntoFilesAndObjects) {
 }
 
 TEST(TreeLayout, FindsFilesAndTensors) {
-  const auto tree = TreeLayout::make({plain("a", 5), safetensors("m.safetensors", kModel), plain("z", 0)},
-                                     ErrorCode::kNativeLayout);
+  const auto tree =
+      TreeLayout::make({plain("a", 5), safetensors("m.safetensors", kModel), plain("z", 0)}, ErrorCode::kNativeLayout);
   ASSERT_TRUE(tree) << tree.error().text();
   EXPECT_EQ(tree->find_file("a"), 0u);
   EXPECT_EQ(tree->find_file("m.safetensors"), 1u);
@@ -168,7 +169,10 @@ TEST(TreeLayout, RefusesAFolderThatIsMissingAndANameThatIsNoText) {
   const auto missing = TreeLayout::scan(Files(), root.path("missing"));
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().code, ErrorCode::kBaseNotFound);
-  root.write("bad\xff" "name", "x");
+  root.write(
+      "bad\xff"
+      "name",
+      "x");
   const auto strange = TreeLayout::scan(Files(), root.path());
   ASSERT_FALSE(strange);
   EXPECT_EQ(strange.error().code, ErrorCode::kIoOpen);
@@ -178,7 +182,8 @@ TEST(TreeLayout, EqualityIsAboutPathsKindsSizesAndHeaders) {
   const auto make = [](std::vector<TreeFile> files) {
     return TreeLayout::make(std::move(files), ErrorCode::kNativeLayout).value();
   };
-  const std::string other = test::safetensors_file({{"x", "BF16", {3}, "aabbcc"}, {"a", "F32", {2}, "12345678"}, {"none", "U8", {0}, ""}});
+  const std::string other =
+      test::safetensors_file({{"x", "BF16", {3}, "aabbcc"}, {"a", "F32", {2}, "12345678"}, {"none", "U8", {0}, ""}});
   const TreeLayout tree = make({plain("a", 5), safetensors("m.safetensors", kModel)});
   EXPECT_TRUE(tree == make({plain("a", 5), safetensors("m.safetensors", kModel)}));
   EXPECT_FALSE(tree == make({plain("a", 6), safetensors("m.safetensors", kModel)}));
@@ -245,9 +250,9 @@ TEST(TreeLayout, RefusesSizesThatDoNotAddUp) {
 
 TEST(TreeLayout, ElementWidthsFollowTheDtype) {
   const std::map<std::string, unsigned> widths = {
-      {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-      {"BF16", 2}, {"I32", 4},  {"U32", 4}, {"F32", 4},     {"C64", 4},     {"F64", 4}, {"I64", 4}, {"U64", 4},
-      {"F4", 1},   {"F6_E2M3", 1}};
+      {"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I16", 2},
+      {"U16", 2},  {"F16", 2}, {"BF16", 2}, {"I32", 4},     {"U32", 4},     {"F32", 4},
+      {"C64", 4},  {"F64", 4}, {"I64", 4},  {"U64", 4},     {"F4", 1},      {"F6_E2M3", 1}};
   for (const auto& [name, width] : widths) EXPECT_EQ(element_bytes_of(*parse_dtype(name)), width) << name;
 }
 
@@ -264,7 +269,8 @@ void write_random_tree(const TempFolder& root, std::mt19937_64& random, std::map
       for (size_t t = 0, n = random() % 5; t < n; ++t) {
         const char* dtype = std::array{"BF16", "F32", "U8", "I64"}[random() % 4];
         const uint64_t elements = random() % 40;
-        tensors.push_back({"t" + std::to_string(t), dtype, {elements}, std::string(elements * test::dtype_width(dtype), 'd')});
+        tensors.push_back(
+            {"t" + std::to_string(t), dtype, {elements}, std::string(elements * test::dtype_width(dtype), 'd')});
       }
       bytes = test::safetensors_file(tensors);
       if (random() % 4 == 0) bytes.resize(random() % (bytes.size() + 1));
