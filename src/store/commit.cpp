@@ -43,28 +43,36 @@ NativeManifest new_manifest(NativeManifest::Kind kind, const std::string& name,
   return manifest;
 }
 
-Result<VersionReport> commit_tree(const Store& store, const std::vector<StoredVersion>& versions,
-                                  const StoredVersion& parent_version, const TreeReader& parent,
-                                  const TreeReader& result, const CommitOptions& options, const Work& work) {
+Result<VersionReport> publish_delta(const std::string& parent_folder, const TreeReader& parent,
+                                    const TreeReader& result, uint64_t block_bytes, NativeManifest manifest,
+                                    const std::function<Status(const NativeManifest&)>& check, const Work& work) {
   const auto start = Clock::now();
   VersionReport report;
-  report.name = options.name.empty() ? next_name(versions) : options.name;
-  report.parent = parent_version.name();
-  report.folder = store.versions_path() + "/" + report.name;
-  TRY(check_version_name(report.name));
-  if (find_version(versions, report.name)) {
-    return Error{ErrorCode::kStoreExists,
-                 fmt::format("the store has a version {} already; choose another name", quote(report.name))};
-  }
-  const auto kind = options.full ? NativeManifest::Kind::kFull : NativeManifest::Kind::kDelta;
-  NativeManifest manifest = new_manifest(kind, report.name, versions, options.created, options.message);
-  manifest.parent = parent_version.link();
-  const auto folder = TRY(StagedFolder::create(store.versions_path()));
-  report.outcome = TRY(write_delta(folder->path(), parent, result, options.block_bytes, std::move(manifest), work));
+  report.name = manifest.name;
+  if (manifest.parent) report.parent = manifest.parent->name;
+  report.folder = parent_folder + "/" + report.name;
+  const auto folder = TRY(StagedFolder::create(parent_folder));
+  report.outcome = TRY(write_delta(folder->path(), parent, result, block_bytes, std::move(manifest), work));
   TRY(work.check());
+  if (check) TRY(check(report.outcome.manifest));
   TRY(folder->publish(report.name));
   report.seconds = seconds_since(start);
   return report;
+}
+
+Result<VersionReport> commit_tree(const Store& store, const std::vector<StoredVersion>& versions,
+                                  const StoredVersion& parent_version, const TreeReader& parent,
+                                  const TreeReader& result, const CommitOptions& options, const Work& work) {
+  const std::string name = options.name.empty() ? next_name(versions) : options.name;
+  TRY(check_version_name(name));
+  if (find_version(versions, name)) {
+    return Error{ErrorCode::kStoreExists,
+                 fmt::format("the store has a version {} already; choose another name", quote(name))};
+  }
+  const auto kind = options.full ? NativeManifest::Kind::kFull : NativeManifest::Kind::kDelta;
+  NativeManifest manifest = new_manifest(kind, name, versions, options.created, options.message);
+  manifest.parent = parent_version.link();
+  return publish_delta(store.versions_path(), parent, result, options.block_bytes, std::move(manifest), {}, work);
 }
 
 Result<VersionReport> commit_folder(const Files& files, const std::string& store_path, const std::string& checkpoint,

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "common/result.h"
 #include "io/files.h"
@@ -40,6 +41,12 @@ Result<VersionReport> commit_folder(const Files& files, const std::string& store
 Result<VersionReport> commit_tree(const Store& store, const std::vector<StoredVersion>& versions,
                                   const StoredVersion& parent_version, const TreeReader& parent,
                                   const TreeReader& result, const CommitOptions& options, const Work& work);
+
+/// Codes a delta into a hidden folder of `parent_folder` and gives it the manifest's name: complete and on disk, or not
+/// there.  `check` sees the manifest before that and may refuse it.
+Result<VersionReport> publish_delta(const std::string& parent_folder, const TreeReader& parent,
+                                    const TreeReader& result, uint64_t block_bytes, NativeManifest manifest,
+                                    const std::function<Status(const NativeManifest&)>& check, const Work& work);
 
 /// A manifest with what every new one has: kind, name, time, tool, message, and the root of `versions`.
 NativeManifest new_manifest(NativeManifest::Kind kind, const std::string& name,

@@ -105,10 +105,15 @@ Result<DeltaOutcome> write_base(const std::string& folder, const TreeReader& bas
 
 Result<VersionReport> init_store(const Files& files, const std::string& path, const InitOptions& options,
                                  const Work& work) {
+  const auto base = TRY(FolderReader::open(files, options.base));
+  return init_store_from(path, *base, options, work);
+}
+
+Result<VersionReport> init_store_from(const std::string& path, const TreeReader& base, const InitOptions& options,
+                                      const Work& work) {
   const auto start = Clock::now();
   std::string plain = path;
   while (plain.size() > 1 && plain.back() == '/') plain.pop_back();
-  const auto base = TRY(FolderReader::open(files, options.base));
   std::optional<StoreLock> lock;  // let go after the folder was tidied up
   NewFolder folder = TRY(NewFolder::make(plain));
   auto taken = StoreLock::take(plain);
@@ -125,7 +130,7 @@ Result<VersionReport> init_store(const Files& files, const std::string& path, co
   std::error_code error;
   if (fs::exists(report.folder, error)) TRY(remove_whole(versions, report.name));
   const auto staged = TRY(StagedFolder::create(versions));
-  report.outcome = TRY(write_base(staged->path(), *base, options, work));
+  report.outcome = TRY(write_base(staged->path(), base, options, work));
   TRY(work.check());
   TRY(staged->publish(report.name));
   TRY(write_file_whole(plain, std::string(kStoreFileName), as_bytes(new_store_json())));

@@ -20,5 +20,8 @@ struct InitOptions {
 /// there is a store with a base, or (after an error) nothing that was not there before.
 Result<VersionReport> init_store(const Files& files, const std::string& path, const InitOptions& options,
                                  const Work& work);
+/// The same with a base that is read from anywhere; unless `full`, options.base is a folder that holds the same.
+Result<VersionReport> init_store_from(const std::string& path, const TreeReader& base, const InitOptions& options,
+                                      const Work& work);
 
 }  // namespace weightfs::store
