@@ -26,11 +26,11 @@ struct VersionReport {
 
 struct CommitOptions {
   std::string parent{kLatestName};
-  std::string name;  ///< empty: v000001, v000002 ...
-  std::string message;
+  std::string name{};  ///< empty: v000001, v000002 ...
+  std::string message{};
   bool full = false;  ///< needs no other version to be read
   uint64_t block_bytes = kAutoBlockBytes;
-  std::string created;  ///< UTC text of the manifest; empty: now
+  std::string created{};  ///< UTC text of the manifest; empty: now
 };
 
 /// Adds the checkpoint folder `checkpoint` to a store as one more version: complete and on disk, or not there.

@@ -121,7 +121,7 @@ Result<VersionReport> init_store_from(const std::string& path, const TreeReader&
     folder.keep();  // it is another writer's
     return std::move(taken).error();
   }
-  lock.emplace(*std::move(taken));
+  lock.emplace(std::move(taken).value());
   TRY(check_free(plain));
   const std::string versions = plain + "/versions";
   VersionReport report;

@@ -85,7 +85,8 @@ Result<SquashReport> squash(const Files& files, const std::string& store_path, c
   const StoreLock lock = TRY(StoreLock::take(store.path()));
   const auto versions = TRY(store.versions());
   const auto nets = TRY(store.nets());
-  const Path chosen = TRY(rungs(TRY(path_between(versions, options)), options));
+  const Path path = TRY(path_between(versions, options));
+  const Path chosen = TRY(rungs(path, options));
   SourceOptions source_options;
   source_options.source = store.path();
   const VersionSource source = TRY(VersionSource::open(files, source_options, work.threads));
