@@ -53,8 +53,8 @@ TEST(ObjectMap, TheSamePlaceComesFirst) {
   Checkpoint after = before;
   after.shards["m.safetensors"] = {made("b", "1111"), made("a", "2222")};  // contents swapped: names decide
   after.files["x"] = "TEXT";
-  EXPECT_THAT(mapped(before, after), ElementsAre("m.safetensors:b <- m.safetensors:b", "m.safetensors:a <- m.safetensors:a",
-                                                 "x <- x"));
+  EXPECT_THAT(mapped(before, after),
+              ElementsAre("m.safetensors:b <- m.safetensors:b", "m.safetensors:a <- m.safetensors:a", "x <- x"));
 }
 
 TEST(ObjectMap, ATensorIsFoundInAnotherFile) {
@@ -63,8 +63,9 @@ TEST(ObjectMap, ATensorIsFoundInAnotherFile) {
   before.shards["2.safetensors"] = {made("b", "2222")};
   Checkpoint after;
   after.shards["all.safetensors"] = {made("a", "1112"), made("b", "2223"), made("c", "2222")};
-  EXPECT_THAT(mapped(before, after), ElementsAre("all.safetensors:a <- 1.safetensors:a", "all.safetensors:b <- 2.safetensors:b",
-                                                 "all.safetensors:c <- 2.safetensors:b"));
+  EXPECT_THAT(mapped(before, after),
+              ElementsAre("all.safetensors:a <- 1.safetensors:a", "all.safetensors:b <- 2.safetensors:b",
+                          "all.safetensors:c <- 2.safetensors:b"));
 }
 
 TEST(ObjectMap, LengthAndElementWidthMustBeTheSame) {
@@ -88,8 +89,9 @@ TEST(ObjectMap, EqualBytesUnderAnotherName) {
   Checkpoint after;
   after.shards["m.safetensors"] = {made("B", other), made("A", large), made("C", "3334")};
   after.files["new.txt"] = "notes";
-  EXPECT_THAT(mapped(before, after), ElementsAre("m.safetensors:B <- m.safetensors:b", "m.safetensors:A <- m.safetensors:a",
-                                                 "m.safetensors:C", "new.txt <- old.txt"));
+  EXPECT_THAT(mapped(before, after),
+              ElementsAre("m.safetensors:B <- m.safetensors:b", "m.safetensors:A <- m.safetensors:a", "m.safetensors:C",
+                          "new.txt <- old.txt"));
 }
 
 TEST(ObjectMap, WhatNothingElseBuildsOnComesFirst) {
@@ -97,7 +99,8 @@ TEST(ObjectMap, WhatNothingElseBuildsOnComesFirst) {
   before.shards["m.safetensors"] = {made("a", "same"), made("b", "same")};
   Checkpoint after;
   after.shards["m.safetensors"] = {made("a", "same"), made("c", "same")};
-  EXPECT_THAT(mapped(before, after), ElementsAre("m.safetensors:a <- m.safetensors:a", "m.safetensors:c <- m.safetensors:b"));
+  EXPECT_THAT(mapped(before, after),
+              ElementsAre("m.safetensors:a <- m.safetensors:a", "m.safetensors:c <- m.safetensors:b"));
 }
 
 TEST(ObjectMap, EmptyObjectsNeedNoParent) {

@@ -113,7 +113,8 @@ TEST(Store, AFolderWithoutItsFileIsNone) {
   MadeStore made;
   EXPECT_EQ(code_of(made.commit(model())), ErrorCode::kNativeStore);
   ASSERT_OK(made.init(model()));
-  for (const char* text : {"", "[]", "{\"format\":\"other\",\"version\":1}", "{\"format\":\"weightfs-store\",\"version\":2}"}) {
+  for (const char* text :
+       {"", "[]", "{\"format\":\"other\",\"version\":1}", "{\"format\":\"weightfs-store\",\"version\":2}"}) {
     made.temp().write("store/store.json", text);
     EXPECT_EQ(code_of(made.commit(model())), ErrorCode::kNativeStore) << text;
   }
