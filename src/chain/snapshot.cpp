@@ -28,7 +28,9 @@ std::optional<size_t> NativeLink::below(size_t object) const {
 
 Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
                    std::optional<std::string> latest)
-    : base_(std::move(base)), versions_(std::move(versions)), histories_(base_->tensors().size()),
+    : base_(std::move(base)),
+      versions_(std::move(versions)),
+      histories_(base_->tensors().size()),
       first_changes_(base_->shards().size(), SIZE_MAX) {
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (!versions_[i].admitted()) continue;
@@ -75,9 +77,11 @@ const Version* Snapshot::find(std::string_view name) const {
 }
 
 std::shared_ptr<FileSource> Snapshot::untouched_file(size_t ordinal, size_t entry) const {
+  if (is_native() && !states_[ordinal].links.empty()) return nullptr;
   const ModelFolder::Entry& file = folder(ordinal).entries()[entry];
   if (file.kind == ModelFolder::EntryKind::kDirectory) return nullptr;
-  if (!is_native() && file.kind == ModelFolder::EntryKind::kShard && first_changes_[file.shard] <= ordinal) return nullptr;
+  if (!is_native() && file.kind == ModelFolder::EntryKind::kShard && first_changes_[file.shard] <= ordinal)
+    return nullptr;
   return file.source;
 }
 

@@ -40,6 +40,16 @@ std::string_view command_name(Command command) {
       return "diff";
     case Command::kStatus:
       return "status";
+    case Command::kInit:
+      return "init";
+    case Command::kCommit:
+      return "commit";
+    case Command::kImport:
+      return "import";
+    case Command::kSquash:
+      return "squash";
+    case Command::kPrune:
+      return "prune";
   }
   return "";
 }
@@ -64,6 +74,16 @@ Result<int> run_command(const Options& options) {
       return run_diff(options);
     case Command::kStatus:
       return run_status(options);
+    case Command::kInit:
+      return run_init(options);
+    case Command::kCommit:
+      return run_commit(options);
+    case Command::kImport:
+      return run_import(options);
+    case Command::kSquash:
+      return run_squash(options);
+    case Command::kPrune:
+      return run_prune(options);
   }
   return Error{ErrorCode::kInternal, "a command without a function"};
 }
