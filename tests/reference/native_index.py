@@ -111,9 +111,9 @@ class _GroupParser:
             block += reader.varint()
             count = reader.varint()
             require(count >= 1, "a run of no blocks")
-            for block in range(block, block + count):  # noqa: B020 (block is where the next run counts from)
-                payload += self._entry(block, payload, params)
-            block += 1
+            for number in range(block, block + min(count, MAX_ENTRIES + 1)):
+                payload += self._entry(number, payload, params)
+            block += count
             entries += count
         require(1 <= entries <= MAX_ENTRIES, f"a record of {entries} entries")
         require(changed * place.width <= place.size, f"object {self.object} has not {changed} elements")
