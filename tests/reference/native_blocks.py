@@ -258,23 +258,18 @@ class Set:
 
 
 def _read_sets(bits: Bits, sets: list[Set]) -> None:
-    """Lows and unaries of the Rice sets; bitmaps come later."""
     coded = [part for part in sets if part.is_rice]
-    parameters = [part.rice for part in coded]
-    lows = [[bits.field(k) for _ in range(part.count)] for part, k in zip(coded, parameters, strict=True)]
-    for part, k, low_parts in zip(coded, parameters, lows, strict=True):
-        members, last = [], -1
-        for low in low_parts:
-            last += 1 + (bits.unary() << k | low)
-            require(last < part.limit, "a member lies beyond its set")
-            members.append(last)
-        part.members = members
-
-
-def _read_bitmaps(bits: Bits, sets: list[Set]) -> None:
+    lows = [[bits.field(part.rice) for _ in range(part.count)] for part in coded]
     for part in [part for part in sets if part.is_bitmap]:
         members = [number for number, bit in enumerate(bits.take(part.limit)) if bit]
         require(len(members) == part.count, "a bitmap has another number of ones than announced")
+        part.members = members
+    for part, low_parts in zip(coded, lows, strict=True):
+        rice, members, last = part.rice, [], -1
+        for low in low_parts:
+            last += 1 + (bits.unary() << rice | low)
+            require(last < part.limit, "a member lies beyond its set")
+            members.append(last)
         part.members = members
 
 
@@ -315,7 +310,6 @@ def _sparse(payload: bytes, params: Params, elements: list[int]) -> list[tuple[i
     signs = bits.take(sum(counts))
     _read_sets(bits, places + flags)
     magnitudes = [[_magnitude(bits, rice[q], width) for _ in range(flagged[q])] for q in (0, 1)]
-    _read_bitmaps(bits, places + flags)
     bits.end("a sparse block")
 
     sizes = [1] * sum(counts)

@@ -187,7 +187,7 @@ def _sparse(rng: random.Random, params: Params, old: list[int], differences: dic
         _members(Set(len(group), len(flag)), flag, lows, unaries, bitmaps)
         _magnitudes([abs(group[i]) - 2 for i in flag], parameter * (2 if width == 4 else 1), width, magnitudes)
     everything = BitWriter()
-    everything.bits = signs.bits + lows.bits + unaries.bits + magnitudes.bits + bitmaps.bits
+    everything.bits = signs.bits + lows.bits + bitmaps.bits + unaries.bits + magnitudes.bits
     return payload + everything.data()
 
 
