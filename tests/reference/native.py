@@ -70,11 +70,9 @@ class Version:
     @staticmethod
     def open(folder: Path) -> "Version":
         try:
-            version = Version(folder, parse_manifest((folder / "manifest.json").read_bytes()))
-            version._check_payload_files()
+            return Version(folder, parse_manifest((folder / "manifest.json").read_bytes()))
         except (FormatError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{folder}: {error!r}") from error
-        return version
 
     @property
     def kind(self) -> str:
@@ -84,7 +82,7 @@ class Version:
     def link(self) -> dict:
         return {"name": self.manifest["name"], "digest": self.manifest["digest"]}
 
-    def _check_payload_files(self) -> None:
+    def check_payload_files(self) -> None:
         """They are ordinary safetensors files, and the manifest's offsets are those of their headers."""
         for number, file in enumerate(self.manifest.get("payload", [])):
             require(file["file"] == f"payload-{number + 1:05d}.safetensors", f"payload file {file['file']}")
@@ -199,6 +197,12 @@ class Store:
         require(root.manifest["root"] == "", "the base has a root")
         for version in [*self.versions.values(), *self.nets]:
             self._check_links(version)
+            if self._is_whole(version):
+                version.check_payload_files()
+
+    def _is_whole(self, version: Version) -> bool:
+        """False for what is left of a version whose parent was pruned: a manifest, to which nets lead."""
+        return version.kind in ("reference", "full") or version.manifest["parent"]["name"] in self.versions
 
     def _open(self, kind: str) -> list[Version]:
         folder, opened = self.path / kind, []
@@ -226,8 +230,7 @@ class Store:
         """What leads to a version: its own folder unless the parent is gone, and nets."""
         version = self.versions[name]
         nets = [net for net in self.nets if net.manifest["result"] == version.link]
-        own = [version] if version.kind != "delta" or version.manifest["parent"]["name"] in self.versions else []
-        return own + [net for net in nets if net.manifest["parent"]["name"] in self.versions]
+        return [way for way in [version, *nets] if self._is_whole(way)]
 
     def state(self, name: str) -> State:
         if name not in self.versions:
