@@ -68,7 +68,8 @@ class History:
 
     def _add(self, dtype: str | None = None) -> None:
         dtype = dtype or self.rng.choice(sorted(DTYPE_BYTES))
-        shape = self.rng.choice(((), (0,), (1,), (7, 0, 3), (17, 5), (64, 64), (3, 11, 13), (self.largest,)))
+        shapes = ((), (0,), (1,), (7, 0, 3), (17, 5), (64, 64), (3, 11, 13), (self.largest,))
+        shape = self.rng.choice([shape for shape in shapes if np.prod(shape) <= self.largest])
         count = int(np.prod(shape, dtype=int))
         state = self.files[self.rng.choice(sorted(self.files))]
         state[f"layer.{dtype}.{self.rng.randrange(1000)}"] = Tensor(dtype, shape, self._values(dtype, count))
@@ -129,7 +130,7 @@ class History:
         self.plain["config.json"] = json.dumps({"model_type": "made", "step": self.rng.random()}).encode()
 
     def change_plain_files(self) -> None:
-        self.plain[f"sub/{self.rng.randrange(5)}.bin"] = self.rng.randbytes(self.rng.choice((0, 1, 300, 70_000)))
+        self.plain[f"sub/{self.rng.randrange(5)}.bin"] = self.rng.randbytes(self.rng.choice((0, 1, 300, min(70_000, self.largest))))
         self.plain.pop(f"sub/{self.rng.randrange(5)}.bin", None)
         self.plain["broken.safetensors"] = self.rng.randbytes(self.rng.choice((0, 5, 8, 30)))
 
