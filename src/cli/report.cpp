@@ -14,6 +14,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "cli/native_report.h"
 #include "codec/kernels.h"
 
 namespace weightfs::cli {
@@ -31,6 +32,12 @@ Json error_or_null(const std::optional<Error>& error) {
   return {{"code", code_id(error->code)}, {"message", error->message}};
 }
 
+/// What each changed element costs on disk; null where that is unknown or means nothing.
+Json bits_per_change(const Version& version) {
+  if (version.changed_elements.value_or(0) == 0 || version.kind == VersionKind::kBase) return nullptr;
+  return static_cast<double>(version.delta_bytes) * 8 / static_cast<double>(*version.changed_elements);
+}
+
 Json version_object(const Version& version) {
   return {
       {"name", version.name},
@@ -45,13 +52,17 @@ Json version_object(const Version& version) {
       {"changed_elements", or_null(version.changed_elements)},
       {"path", version.path},
       {"published_at", version.mtime_ns == 0 ? Json(nullptr) : Json(utc_text(version.mtime_ns))},
+      {"bits_per_change", bits_per_change(version)},
+      {"net_bytes", version.net_bytes},
+      {"message", version.message.empty() ? Json(nullptr) : Json(version.message)},
   };
 }
 
 Json served_object(const Version& version) {
   Json object = version_object(version);
   Json served_by = nullptr;
-  if (version.admitted()) served_by = version.kind == VersionKind::kBase ? "base" : "decode";
+  const bool on_disk = version.kind == VersionKind::kBase && version.format != "native-full";
+  if (version.admitted()) served_by = on_disk ? "base" : "decode";
   object["served_by"] = served_by;
   return object;
 }
@@ -174,6 +185,10 @@ Json log_report(const Snapshot& snapshot) {
 
 Json version_report(const Snapshot& snapshot, const Version& version, const ChangedCounts& counted) {
   Json object = version_object(version);
+  if (version.admitted() && snapshot.is_native()) {
+    add_native_contents(object, snapshot, snapshot.find_admitted(version.name).value());
+    return object;
+  }
   object["tensors"] = version.admitted() ? tensor_array(snapshot.base(), version, counted) : Json(nullptr);
   return object;
 }
