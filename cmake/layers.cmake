@@ -23,9 +23,10 @@ weightfs_layer(model BELOW io common PRIVATE nlohmann_json::nlohmann_json)
 weightfs_layer(delta BELOW model codec io common PRIVATE nlohmann_json::nlohmann_json)
 weightfs_layer(chain BELOW delta model io common)
 weightfs_layer(engine BELOW chain delta model codec io common PRIVATE TBB::tbb)
+weightfs_layer(store BELOW engine chain delta model codec io common PRIVATE nlohmann_json::nlohmann_json)
 weightfs_layer(vfs BELOW engine chain common)
 weightfs_layer(fuse BELOW vfs common PRIVATE PkgConfig::FUSE3)
-weightfs_layer(cli BELOW fuse vfs engine chain delta model codec io common
+weightfs_layer(cli BELOW fuse vfs store engine chain delta model codec io common
   PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json)
 
 add_executable(weightfs src/cli/main.cpp)

@@ -14,5 +14,10 @@ Result<int> run_show(const Options& options);
 Result<int> run_verify(const Options& options);
 Result<int> run_export(const Options& options);
 Result<int> run_status(const Options& options);
+Result<int> run_init(const Options& options);
+Result<int> run_commit(const Options& options);
+Result<int> run_import(const Options& options);
+Result<int> run_squash(const Options& options);
+Result<int> run_prune(const Options& options);
 
 }  // namespace weightfs::cli

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/store_options.h"
 #include "common/log.h"
 #include "common/text.h"
 
@@ -187,8 +188,10 @@ void declare_export(CLI::App& root, Options& options) {
 
 const std::vector<std::pair<std::string, Command>>& command_names() {
   static const std::vector<std::pair<std::string, Command>> kNames = {
-      {"mount", Command::kMount}, {"umount", Command::kUmount}, {"status", Command::kStatus}, {"log", Command::kLog},
-      {"show", Command::kShow},   {"verify", Command::kVerify}, {"export", Command::kExport},
+      {"mount", Command::kMount},   {"umount", Command::kUmount}, {"status", Command::kStatus},
+      {"log", Command::kLog},       {"show", Command::kShow},     {"verify", Command::kVerify},
+      {"export", Command::kExport}, {"init", Command::kInit},     {"commit", Command::kCommit},
+      {"import", Command::kImport}, {"squash", Command::kSquash}, {"prune", Command::kPrune},
   };
   return kNames;
 }
@@ -211,6 +214,7 @@ std::unique_ptr<CLI::App> declare(Options& options, std::vector<std::string>& ve
   declare_show(*app, options);
   declare_verify(*app, options, verify_named);
   declare_export(*app, options);
+  declare_store_commands(*app, options, kExitStatus);
   return app;
 }
 

@@ -6,15 +6,45 @@
 #include <vector>
 
 #include "cli/mount_command.h"
+#include "store/delta_coder.h"
+#include "store/store.h"
 
 namespace weightfs::cli {
 
-enum class Command { kMount, kUmount, kLog, kShow, kVerify, kExport, kStatus };
+enum class Command {
+  kMount,
+  kUmount,
+  kLog,
+  kShow,
+  kVerify,
+  kExport,
+  kStatus,
+  kInit,
+  kCommit,
+  kImport,
+  kSquash,
+  kPrune,
+};
+
+/// What the commands that write to a store are told.
+struct StoreCommandOptions {
+  std::string path;                               ///< STORE
+  bool full = false;                              ///< init, commit: --full
+  std::string parent{store::kLatestName};         ///< commit: --parent
+  std::string name;                               ///< commit: --name
+  std::string message;                            ///< commit: --message
+  uint64_t block_bytes = store::kAutoBlockBytes;  ///< commit: --block-size
+  std::string from;                               ///< squash: FROM..TO
+  std::string to;
+  uint64_t every = 0;  ///< squash: --every
+  uint64_t keep = 0;   ///< prune: --keep, or
+  std::string before;  ///< prune: --before
+};
 
 /// A parsed command line.  Only the members that the command has are meaningful.
 struct Options {
   Command command = Command::kLog;
-  std::string source;                 ///< SOURCE; of log and show: SOURCE or MOUNTPOINT
+  std::string source;                 ///< SOURCE; of log and show: SOURCE or MOUNTPOINT; of commit: CHECKPOINT
   std::string mount_point;            ///< umount, status
   std::string directory;              ///< export: DIR
   std::vector<std::string> versions;  ///< show and export: exactly one; verify: those named
@@ -22,6 +52,7 @@ struct Options {
   bool verify = true;                 ///< --verify=tensor
   bool json = false;                  ///< --json
   bool all = false;                   ///< show --all
+  StoreCommandOptions store;          ///< init, commit, import, squash, prune
   MountOptions mount;                 ///< mount: complete, its source and base included
 };
 

@@ -38,6 +38,16 @@ std::string_view command_name(Command command) {
       return "export";
     case Command::kStatus:
       return "status";
+    case Command::kInit:
+      return "init";
+    case Command::kCommit:
+      return "commit";
+    case Command::kImport:
+      return "import";
+    case Command::kSquash:
+      return "squash";
+    case Command::kPrune:
+      return "prune";
   }
   return "";
 }
@@ -60,6 +70,16 @@ Result<int> run_command(const Options& options) {
       return run_export(options);
     case Command::kStatus:
       return run_status(options);
+    case Command::kInit:
+      return run_init(options);
+    case Command::kCommit:
+      return run_commit(options);
+    case Command::kImport:
+      return run_import(options);
+    case Command::kSquash:
+      return run_squash(options);
+    case Command::kPrune:
+      return run_prune(options);
   }
   return Error{ErrorCode::kInternal, "a command without a function"};
 }
