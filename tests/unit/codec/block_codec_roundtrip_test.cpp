@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "codec/block_codec.h"
+#include "unit/codec/block_made.h"
 #include "unit/codec/block_reference.h"
 
 namespace weightfs::codec {
