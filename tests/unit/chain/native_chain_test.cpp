@@ -118,7 +118,8 @@ TEST_F(NativeStoreTest, ParentsComeFirstWhateverTheClockSaid) {
 TEST_F(NativeStoreTest, VersionsCarryWhatTheManifestSays) {
   step("one", "base");
   store_.edit_manifest("one", [](NativeManifest& manifest) { manifest.message = "lower loss"; });
-  const Version& version = open()->admitted(1);
+  const auto snapshot = open();
+  const Version& version = snapshot->admitted(1);
   EXPECT_EQ(version.format, "native-delta");
   EXPECT_EQ(version.kind, VersionKind::kDelta);
   EXPECT_EQ(version.message, "lower loss");
@@ -256,6 +257,25 @@ TEST_F(NativeStoreTest, ARenamedFolderIsRefused) {
   step("one", "base");
   fs::rename(store_.folder_of("one"), store_.folder_of("renamed"));
   EXPECT_EQ(code_of(*open(), "renamed"), ErrorCode::kNativeManifest);
+}
+
+TEST_F(NativeStoreTest, NamesThatAMountCannotShowAreRefused) {
+  step("latest", "base");
+  step(".weightfs", "base");
+  const auto snapshot = open();
+  EXPECT_THAT(admitted(*snapshot), ElementsAre("base"));
+  EXPECT_EQ(code_of(*snapshot, "latest"), ErrorCode::kNativeManifest);
+  EXPECT_EQ(code_of(*snapshot, ".weightfs"), ErrorCode::kNativeManifest);
+}
+
+TEST_F(NativeStoreTest, APathOfManyFoldersIsNotUnfolded) {
+  FakeObjects objects = store_.next("base");
+  std::string deep;
+  for (int i = 0; i < 60; ++i) deep += "f/";
+  for (int i = 0; i < 17000; ++i) objects.push_back({std::to_string(10'000 + i) + "/" + deep + "x", "", ""});
+  sort_objects(objects);
+  store_.add("one", "base", objects);
+  EXPECT_EQ(code_of(*open(), "one"), ErrorCode::kNativeLayout);
 }
 
 TEST_F(NativeStoreTest, AFolderWithoutAManifestIsNotThereYet) {

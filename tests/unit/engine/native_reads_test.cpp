@@ -427,7 +427,7 @@ TEST_F(NativeDamage, TheMessageNamesTheVersionThatIsDamaged) {
   const std::string& text = status.error().message;
   EXPECT_NE(text.find("/store/v2"), std::string::npos) << text;
   EXPECT_NE(text.find("model.safetensors"), std::string::npos);
-  EXPECT_NE(text.find("\"w\""), std::string::npos);
+  EXPECT_NE(text.find("'w'"), std::string::npos);
   EXPECT_NE(text.find("block 0"), std::string::npos);
 }
 
