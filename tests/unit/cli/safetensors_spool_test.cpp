@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "io/files.h"
 #include "support/formats.h"
 #include "unit/support/temp_folder.h"
 
@@ -19,7 +20,7 @@ class Spool : public testing::Test {
   SafetensorsSpool spool() {
     auto made = SafetensorsSpool::create(folder_.path("data"));
     EXPECT_TRUE(made) << made.error().text();
-    return *std::move(made);
+    return std::move(made).value();
   }
 
   const test::TempFolder folder_;
