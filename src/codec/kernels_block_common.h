@@ -252,7 +252,6 @@ struct UnaryTable {
   }
 };
 static constexpr UnaryTable kUnary{};
-static constexpr unsigned kLongestRun = 32;
 
 /// True when the stream ends in a one and has at most `room` ones.
 static inline bool unary_fits(const std::byte* stream, uint64_t bits, size_t room) {
@@ -264,20 +263,44 @@ static inline bool unary_fits(const std::byte* stream, uint64_t bits, size_t roo
   return ones <= room;
 }
 
+/// Where read_unary writes to, and the zeros since the last one.
+struct UnaryCursor {
+  uint8_t* out;
+  uint64_t run;
+};
+
+/// Takes the lowest byte of a word.
+static inline void unary_step(UnaryCursor& cursor, uint64_t& word) {
+  const uint64_t byte = word & 0xff;
+  word >>= 8;
+  const uint64_t runs = kUnary.runs[byte] + cursor.run;  // a byte without a one leaves no trace: it is overwritten
+  std::memcpy(cursor.out, &runs, sizeof runs);
+  cursor.out += count_bits(byte);
+  cursor.run = byte == 0 ? cursor.run + 8 : kUnary.behind[byte];
+}
+
 static inline uint64_t read_unary(const std::byte* stream, uint64_t bits, uint8_t* out, size_t room) {
   if (bits == 0) return 0;
   if (!unary_fits(stream, bits, room)) return kBadBits;
-  const uint8_t* const begin = out;
-  unsigned run = 0;  // zeros since the last one
-  for (uint64_t i = 0; i < (bits + 7) / 8; ++i) {
-    const unsigned byte = load<uint8_t>(stream + i);
-    const uint64_t runs = kUnary.runs[byte] + run;  // a byte without a one leaves no trace: it is overwritten
-    std::memcpy(out, &runs, sizeof runs);
-    out += count_bits(byte);
-    run = byte == 0 ? run + 8 : kUnary.behind[byte];
-    if (__builtin_expect(run > kLongestRun, 0)) return kBadBits;
+  UnaryCursor cursor{out, 0};
+  uint64_t at = 0;
+  for (; at + 64 <= bits; at += 64) {
+    auto word = load<uint64_t>(stream + at / 8);
+    if (word == 0) return kBadBits;  // and so no run is longer than 126
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
+    unary_step(cursor, word);
   }
-  return static_cast<uint64_t>(out - begin);
+  if (at < bits) {
+    uint64_t word = load<uint64_t>(stream + at / 8) & below_bit(static_cast<unsigned>(bits - at));
+    while (word != 0) unary_step(cursor, word);
+  }
+  return static_cast<uint64_t>(cursor.out - out);
 }
 
 /// Where a dense block's streams have been read up to.

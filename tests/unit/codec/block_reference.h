@@ -452,7 +452,7 @@ inline Pair make(const Recipe& recipe) {
     double odds = recipe.density;
     if (recipe.by_exponent && recipe.w > 1) {
       const auto exponent = static_cast<int>(value >> (8 * recipe.w - 9) & 0xff);
-      odds *= std::min(1.0, std::exp2(112 - exponent));
+      odds = std::min(1.0, odds * std::exp2(118 - exponent));
     }
     const uint64_t next = uniform(random) < odds ? made_change(recipe, value, random) : value;
     for (unsigned b = 0; b < recipe.w; ++b) {
