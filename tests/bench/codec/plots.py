@@ -26,8 +26,10 @@ def _axes(figure_size, columns=1):
 
 def _save(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".svg":
+        figure.savefig(path, dpi=110)
+        return
     figure.savefig(path, metadata={"Date": None, "Creator": None})
-    figure.savefig(path.with_suffix(".png"), dpi=110)
     # Trailing spaces of the writer would stand out in every diff.
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 
@@ -43,11 +45,22 @@ def _points(results: dict, name: str, simulated: bool) -> list[tuple[float, floa
     return sorted(points)
 
 
+def _apart(places: dict[str, float], ratio: float = 1.1) -> dict[str, float]:
+    """Heights of labels on a log axis: at their points, but none on another."""
+    result, below = {}, 0.0
+    for name, height in sorted(places.items(), key=lambda place: place[1]):
+        below = max(height, below * ratio)
+        result[name] = below
+    return result
+
+
 def plot_sizes(results: dict[str, dict], path: Path) -> None:
     """Bits a changed weight over the share of changed weights."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure, axis = _axes((7.2, 4.4))
+    ends: dict[str, float] = {}
+    right = 0.0
     for name in ("TRL raw", "TRL gap_delta", "PULSE v3.1", "slime xor zstd-1", "BitX zstd-3", "weightfs"):
         real, simulated = _points(results, name, False), _points(results, name, True)
         width = 2.0 if name == "weightfs" else 1.0
@@ -56,10 +69,11 @@ def plot_sizes(results: dict[str, dict], path: Path) -> None:
         if real:
             axis.plot(*zip(*real, strict=True), "o", color=COLOURS[name], markersize=6 if name == "weightfs" else 4.5,
                       zorder=3)
-        last = (simulated or real)[-1:]
-        if last:
-            axis.annotate(name, last[0], xytext=(6, 0), textcoords="offset points", va="center", color=COLOURS[name],
-                          fontweight="bold" if name == "weightfs" else "normal")
+        if real or simulated:
+            right, ends[name] = max(real + simulated)
+    for name, height in _apart(ends).items():
+        axis.annotate(name, (right, height), xytext=(7, 0), textcoords="offset points", va="center", color=COLOURS[name],
+                      fontweight="bold" if name == "weightfs" else "normal")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(4, 60)

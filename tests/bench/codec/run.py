@@ -93,8 +93,9 @@ def write_out(report: dict, out: Path, plots: Path | None) -> None:
     try:
         import plots as drawing
 
-        drawing.plot_sizes(results, (plots or out) / "codec-size.svg")
-        drawing.plot_speeds(results, (plots or out) / "codec-decode.svg")
+        for draw, name in ((drawing.plot_sizes, "codec-size"), (drawing.plot_speeds, "codec-decode")):
+            draw(results, (plots or out) / f"{name}.svg")
+            draw(results, out / f"{name}.png")
     except ImportError as error:
         print(f"no plots: {error}")
 
