@@ -21,7 +21,9 @@ std::string_view kind_name(VersionKind kind) {
 
 Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
                    std::optional<std::string> latest)
-    : base_(std::move(base)), versions_(std::move(versions)), histories_(base_->tensors().size()),
+    : base_(std::move(base)),
+      versions_(std::move(versions)),
+      histories_(base_->tensors().size()),
       first_changes_(base_->shards().size(), SIZE_MAX) {
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (!versions_[i].admitted()) continue;

@@ -183,12 +183,15 @@ Json memory_object(const EngineStatus& engine) {
 
 Json kernel_object(const MountFacts& facts) {
   return {
-      {"protocol", facts.protocol},           {"capabilities", facts.capabilities},
-      {"max_read", facts.max_read},           {"max_background", facts.max_background},
+      {"protocol", facts.protocol},
+      {"capabilities", facts.capabilities},
+      {"max_read", facts.max_read},
+      {"max_background", facts.max_background},
       {"max_readahead", facts.max_readahead},
       {"read_ahead", facts.read_ahead == 0 ? Json(nullptr) : Json(facts.read_ahead)},
       {"read_ahead_problem", facts.read_ahead_problem.empty() ? Json(nullptr) : Json(facts.read_ahead_problem)},
-      {"passthrough", facts.passthrough},     {"passthrough_open", facts.passthrough_open},
+      {"passthrough", facts.passthrough},
+      {"passthrough_open", facts.passthrough_open},
       {"passthrough_refused", facts.passthrough_refused},
   };
 }
