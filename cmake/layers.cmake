@@ -32,7 +32,9 @@ add_executable(weightfs src/cli/main.cpp)
 target_link_libraries(weightfs PRIVATE weightfs_cli weightfs_flags)
 
 # Only the kernel files are compiled for newer processors; a dispatch table picks at run time.
-set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx2.cpp PROPERTIES
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx2.cpp
+  ${CMAKE_SOURCE_DIR}/src/codec/kernels_block_avx2.cpp PROPERTIES
   COMPILE_OPTIONS "-mavx2;-mbmi;-mbmi2;-mlzcnt;-mpopcnt")
-set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx512.cpp PROPERTIES
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx512.cpp
+  ${CMAKE_SOURCE_DIR}/src/codec/kernels_block_avx512.cpp PROPERTIES
   COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vbmi;-mavx512vbmi2;-mbmi;-mbmi2;-mlzcnt;-mpopcnt")

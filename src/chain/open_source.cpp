@@ -6,6 +6,7 @@
 
 #include "chain/admit.h"
 #include "chain/discover.h"
+#include "chain/native_store.h"
 #include "chain/snapshot.h"
 #include "common/log.h"
 
@@ -39,9 +40,8 @@ void log_outcome(const std::vector<Version>& versions) {
   }
 }
 
-}  // namespace
-
-Result<std::shared_ptr<const Snapshot>> open_source(const Files& files, const SourceOptions& options) {
+/// A base and deltas in one of the published formats.
+Result<std::shared_ptr<const Snapshot>> open_published(const Files& files, const SourceOptions& options) {
   Discovery found = TRY(discover(files, options));
   const auto excluded = [&](std::string_view name) { return found.base_is_source && is_layout_name(name); };
   auto base = TRY(ModelFolder::open(files, found.base_path, excluded));
@@ -51,9 +51,17 @@ Result<std::shared_ptr<const Snapshot>> open_source(const Files& files, const So
   std::vector<Version> versions{base_version(*base)};
   for (Version& version : admit(files, found, names, options.verify)) versions.push_back(std::move(version));
   for (Version& version : found.foreign) versions.push_back(std::move(version));
-  log_outcome(versions);
   return std::shared_ptr<const Snapshot>(
       std::make_shared<Snapshot>(std::move(base), std::move(versions), std::move(found.pointer)));
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Snapshot>> open_source(const Files& files, const SourceOptions& options) {
+  auto snapshot =
+      TRY(is_native_store(options.source) ? open_native_store(files, options) : open_published(files, options));
+  log_outcome(snapshot->versions());
+  return snapshot;
 }
 
 }  // namespace weightfs

@@ -19,6 +19,13 @@ std::string_view kind_name(VersionKind kind) {
   return "delta";
 }
 
+std::optional<size_t> NativeLink::below(size_t object) const {
+  if (!from) return std::nullopt;
+  if (!parents) return object;
+  const uint32_t found = (*parents)[object];
+  return found == NativeLayout::kNoParent ? std::nullopt : std::optional<size_t>(found);
+}
+
 Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
                    std::optional<std::string> latest)
     : base_(std::move(base)),
@@ -40,6 +47,22 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
   if (latest) latest_ = find_admitted(*latest).value_or(latest_);
 }
 
+Snapshot::Snapshot(std::vector<Version> versions, std::vector<NativeState> states)
+    : base_(states.front().folder), versions_(std::move(versions)), states_(std::move(states)) {
+  for (size_t i = 0; i < versions_.size(); ++i) {
+    if (versions_[i].admitted()) admitted_.push_back(i);
+  }
+  latest_ = admitted_.size() - 1;
+}
+
+const ModelFolder& Snapshot::folder(size_t ordinal) const { return is_native() ? *states_[ordinal].folder : *base_; }
+
+std::optional<size_t> Snapshot::parent(size_t ordinal) const {
+  if (is_native()) return states_[ordinal].own_link ? states_[ordinal].links.front().from : std::nullopt;
+  if (admitted(ordinal).kind != VersionKind::kDelta) return std::nullopt;
+  return ordinal - 1;
+}
+
 std::optional<size_t> Snapshot::find_admitted(std::string_view name) const {
   for (size_t ordinal = 0; ordinal < admitted_.size(); ++ordinal) {
     if (admitted(ordinal).name == name) return ordinal;
@@ -54,9 +77,11 @@ const Version* Snapshot::find(std::string_view name) const {
 }
 
 std::shared_ptr<FileSource> Snapshot::untouched_file(size_t ordinal, size_t entry) const {
-  const ModelFolder::Entry& file = base_->entries()[entry];
+  if (is_native() && !states_[ordinal].links.empty()) return nullptr;
+  const ModelFolder::Entry& file = folder(ordinal).entries()[entry];
   if (file.kind == ModelFolder::EntryKind::kDirectory) return nullptr;
-  if (file.kind == ModelFolder::EntryKind::kShard && first_changes_[file.shard] <= ordinal) return nullptr;
+  const bool may_change = !is_native() && file.kind == ModelFolder::EntryKind::kShard;
+  if (may_change && first_changes_[file.shard] <= ordinal) return nullptr;
   return file.source;
 }
 

@@ -10,6 +10,7 @@
 
 #include "common/result.h"
 #include "delta/delta.h"
+#include "delta/native_version.h"
 #include "io/files.h"
 #include "model/model_folder.h"
 
@@ -33,8 +34,10 @@ struct Version {
   uint64_t delta_bytes = 0;
   std::optional<uint64_t> changed_elements;
   int64_t mtime_ns = 0;
+  std::string message;                 ///< what its maker said about it; native only
+  uint64_t net_bytes = 0;              ///< size of the nets that lead to it; native only
   uint64_t identity = 0;               ///< of admitted ones: digest of the parent's identity and its files
-  std::shared_ptr<const Delta> delta;  ///< of admitted ones, except the base
+  std::shared_ptr<const Delta> delta;  ///< of admitted ones of published formats, except the base
 
   bool admitted() const { return !error.has_value(); }
 };
@@ -45,15 +48,46 @@ struct TensorStep {
   const DeltaTensor* change = nullptr;  // owned by the version's delta
 };
 
+/// One way to the bytes of a native version: a delta on top of an earlier version.
+struct NativeLink {
+  std::shared_ptr<const NativeVersion> delta;
+  std::optional<size_t> from;  ///< ordinal of the version below; nothing: the delta needs none
+  /// By object: the object of `from` that it is made of, or NativeLayout::kNoParent.  Null: the same object.
+  std::shared_ptr<const std::vector<uint32_t>> parents;
+
+  /// What `object` is made of in `from`; nothing when it is made of nothing.
+  std::optional<size_t> below(size_t object) const;
+};
+
+/// An admitted native version.
+struct NativeState {
+  std::shared_ptr<const ModelFolder> folder;     ///< with a tree()
+  std::shared_ptr<const NativeVersion> version;  ///< its own folder in the store
+  /// Its own delta, if the parent is there, then nets that lead to it.  Empty: the files of `folder` are on disk.
+  std::vector<NativeLink> links;
+  bool own_link = false;  ///< the first link is its own delta
+};
+
 /// The versions of a source at one moment.  Immutable, hence thread-safe.
 ///
-/// Admitted versions carry ordinals 0, 1, 2 ...; ordinal 0 is the base.  They form one line: a full
-/// version simply replaces every tensor.
+/// Admitted versions carry ordinals 0, 1, 2 ...; ordinal 0 is the base.  Published formats form one line, in
+/// which a full version simply replaces every tensor.  Native versions form a tree: each follows from an
+/// earlier one, or from none.
 class Snapshot {
  public:
   Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions, std::optional<std::string> latest);
+  /// A native store; `states` by ordinal.
+  Snapshot(std::vector<Version> versions, std::vector<NativeState> states);
 
   const ModelFolder& base() const { return *base_; }
+  /// The files and tensors of an admitted version; of published formats always those of the base.
+  const ModelFolder& folder(size_t ordinal) const;
+  /// Ordinal of the version that an admitted one is a delta on; nothing for the base, for full versions and
+  /// where the parent is gone.
+  std::optional<size_t> parent(size_t ordinal) const;
+  bool is_native() const { return !states_.empty(); }
+  /// Of native stores only.
+  const NativeState& state(size_t ordinal) const { return states_[ordinal]; }
   /// Everything found, the base first, then in publishing order, refused ones included.
   const std::vector<Version>& versions() const { return versions_; }
   size_t admitted_count() const { return admitted_.size(); }
@@ -79,7 +113,8 @@ class Snapshot {
   std::vector<Version> versions_;
   std::vector<size_t> admitted_;
   std::vector<std::vector<TensorStep>> histories_;
-  std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it
+  std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it; not of native
+  std::vector<NativeState> states_;  // by ordinal; empty for published formats
   size_t latest_ = 0;
 };
 

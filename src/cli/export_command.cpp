@@ -21,7 +21,7 @@ Result<int> run_export(const Options& options) {
   EngineOptions engine_options;
   engine_options.verify = options.verify;
   Engine engine(snapshot, engine_options);
-  const uint64_t total = export_bytes(snapshot->base());
+  const uint64_t total = export_bytes(snapshot->folder(ordinal));
   const std::string name = bare(snapshot->admitted(ordinal).name);
   const auto start = std::chrono::steady_clock::now();
   const StopSignals signals;

@@ -134,7 +134,7 @@ class TemporaryFolder {
 class Exporter {
  public:
   Exporter(Engine& engine, size_t ordinal, std::string root, const ExportHooks& hooks)
-      : engine_(engine), entries_(engine.snapshot().base().entries()), ordinal_(ordinal), hooks_(hooks) {
+      : engine_(engine), entries_(engine.snapshot().folder(ordinal).entries()), ordinal_(ordinal), hooks_(hooks) {
     paths_.resize(entries_.size());
     paths_[0] = std::move(root);
     free_ = free_bytes(paths_[0]);
@@ -181,7 +181,7 @@ class Exporter {
 
   Error failed(size_t entry, int number) const {
     if (number != ENOSPC && number != EDQUOT) return write_error(paths_[entry], number);
-    return disk_full(paths_[entry], number, export_bytes(engine_.snapshot().base()), free_);
+    return disk_full(paths_[entry], number, export_bytes(engine_.snapshot().folder(ordinal_)), free_);
   }
 
   Status closed(Descriptor& file, size_t entry) const {
@@ -245,9 +245,9 @@ class Exporter {
 
 }  // namespace
 
-uint64_t export_bytes(const ModelFolder& base) {
+uint64_t export_bytes(const ModelFolder& folder) {
   uint64_t total = 0;
-  for (const auto& entry : base.entries()) total += entry.size;
+  for (const auto& entry : folder.entries()) total += entry.size;
   return total;
 }
 

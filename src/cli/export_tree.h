@@ -16,7 +16,7 @@ struct ExportHooks {
 };
 
 /// Bytes of all files of a version.
-uint64_t export_bytes(const ModelFolder& base);
+uint64_t export_bytes(const ModelFolder& folder);
 
 /// Writes version `ordinal` as real files to the new folder `directory`: complete and on disk, or not
 /// there at all.  export.exists when something is there already, or appears meanwhile.

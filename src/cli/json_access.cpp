@@ -29,6 +29,12 @@ std::optional<uint64_t> number_of(const Json& object, const char* key) {
   return value->get<uint64_t>();
 }
 
+std::optional<double> real_of(const Json& object, const char* key) {
+  const Json* value = member(object, key);
+  if (value == nullptr || !value->is_number()) return std::nullopt;
+  return value->get<double>();
+}
+
 bool flag_of(const Json& object, const char* key) {
   const Json* value = member(object, key);
   return value != nullptr && value->is_boolean() && value->get<bool>();

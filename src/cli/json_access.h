@@ -13,6 +13,7 @@ namespace weightfs::cli {
 /// The text at `key`, or an empty one.
 std::string text_of(const nlohmann::ordered_json& object, const char* key);
 std::optional<uint64_t> number_of(const nlohmann::ordered_json& object, const char* key);
+std::optional<double> real_of(const nlohmann::ordered_json& object, const char* key);
 bool flag_of(const nlohmann::ordered_json& object, const char* key);
 /// The array or object at `key`, or an empty one.
 const nlohmann::ordered_json& array_of(const nlohmann::ordered_json& object, const char* key);

@@ -38,6 +38,12 @@ Log log_of_mount(Json status) {
   return log;
 }
 
+/// Stored bits for each changed element.
+std::string bits_text(const Json& version) {
+  const auto bits = real_of(version, "bits_per_change");
+  return bits ? fmt::format("{:.2f}", *bits) : std::string();
+}
+
 void add_row(Table& table, const Json& version, const std::string& latest) {
   const bool admitted = text_of(version, "state") == "admitted";
   const bool is_base = text_of(version, "kind") == "base";
@@ -50,6 +56,7 @@ void add_row(Table& table, const Json& version, const std::string& latest) {
              {bare(text_of(version, "parent"))},
              {is_base ? std::string() : human_bytes(number_of(version, "delta_bytes").value_or(0))},
              {changed && !is_base ? grouped(*changed) : std::string()},
+             {bits_text(version)},
              {bare(text_of(version, "published_at"))},
              {bare(state), admitted ? Colour::kGood : Colour::kBad}});
   if (const auto error = error_text(version)) table.note(*error, Colour::kBad);
@@ -65,6 +72,7 @@ void print_log(const Log& log) {
                {"PARENT", false, 5},
                {"SIZE", true, 2},
                {"CHANGED ELEMENTS", true, 6},
+               {"BITS EACH", true, 8},
                {"PUBLISHED", false, 7},
                {"STATE"}});
   size_t refused = 0;

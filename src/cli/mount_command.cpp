@@ -138,7 +138,8 @@ std::string real_or_same(const std::string& path) {
 
 /// Every path that the mount must neither cover nor lie in.
 std::vector<std::string> kept_apart(const std::string& source, const ModelFolder& base) {
-  std::vector<std::string> paths = {source, real_or_same(base.path())};
+  std::vector<std::string> paths = {source};
+  if (!base.path().empty()) paths.push_back(real_or_same(base.path()));
   for (const auto& entry : base.entries()) {
     if (entry.source) paths.push_back(real_or_same(entry.source->name()));  // may lie elsewhere, behind a link
   }

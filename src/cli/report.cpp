@@ -14,6 +14,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "cli/native_report.h"
 #include "codec/kernels.h"
 
 namespace weightfs::cli {
@@ -31,6 +32,12 @@ Json error_or_null(const std::optional<Error>& error) {
   return {{"code", code_id(error->code)}, {"message", error->message}};
 }
 
+/// What each changed element costs on disk; null where that is unknown or means nothing.
+Json bits_per_change(const Version& version) {
+  if (version.changed_elements.value_or(0) == 0 || version.kind == VersionKind::kBase) return nullptr;
+  return static_cast<double>(version.delta_bytes) * 8 / static_cast<double>(*version.changed_elements);
+}
+
 Json version_object(const Version& version) {
   return {
       {"name", version.name},
@@ -45,6 +52,9 @@ Json version_object(const Version& version) {
       {"changed_elements", or_null(version.changed_elements)},
       {"path", version.path},
       {"published_at", version.mtime_ns == 0 ? Json(nullptr) : Json(utc_text(version.mtime_ns))},
+      {"bits_per_change", bits_per_change(version)},
+      {"net_bytes", version.net_bytes},
+      {"message", version.message.empty() ? Json(nullptr) : Json(version.message)},
   };
 }
 
@@ -57,7 +67,7 @@ std::string_view serving_of(const Snapshot& snapshot, size_t ordinal, size_t ent
 /// How many files of an admitted version are served in which way.
 Json served_files(const Snapshot& snapshot, size_t ordinal, bool passthrough) {
   Json counts = {{"passthrough", 0}, {"base", 0}, {"decode", 0}};
-  const auto& entries = snapshot.base().entries();
+  const auto& entries = snapshot.folder(ordinal).entries();
   for (size_t entry = 0; entry < entries.size(); ++entry) {
     if (entries[entry].kind == ModelFolder::EntryKind::kDirectory) continue;
     auto& count = counts[serving_of(snapshot, ordinal, entry, passthrough)];
@@ -206,6 +216,10 @@ Json log_report(const Snapshot& snapshot) {
 
 Json version_report(const Snapshot& snapshot, const Version& version, const ChangedCounts& counted) {
   Json object = version_object(version);
+  if (version.admitted() && snapshot.is_native()) {
+    add_native_contents(object, snapshot, snapshot.find_admitted(version.name).value());
+    return object;
+  }
   object["tensors"] = version.admitted() ? tensor_array(snapshot.base(), version, counted) : Json(nullptr);
   return object;
 }

@@ -39,14 +39,15 @@ struct MountFacts {
 using ChangedCounts = std::map<size_t, uint64_t>;
 
 // The JSON documents of weightfs; the manual lists their keys.  Bytes that are not UTF-8 appear as
-// U+FFFD.  Every function is pure apart from status_json, which also looks at this process's memory.
+// U+FFFD.  Every function is pure apart from status_json, which also looks at this process's memory, and from
+// what reads the index of a native version.
 
 /// Array of objects, one a version, refused ones included.
 std::string log_json(const Snapshot& snapshot);
 /// The state of a mount: what `.weightfs/status.json` holds.
 std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
                         const MountFacts& facts);
-/// One version and its tensors, as far as headers tell; the object of a refused one has no tensors.
+/// One version and its tensors, as far as headers (native: the index) tell; the object of a refused one has none.
 /// `name` must be one of snapshot.versions(), else the text is "null".
 std::string version_json(const Snapshot& snapshot, std::string_view name);
 

@@ -99,12 +99,15 @@ std::string remark_of(const Json& change) {
   if (const auto name = text_of(change, "published_name"); !name.empty())
     remarks.push_back("published as " + bare(name));
   if (const auto name = text_of(change, "tied_to"); !name.empty()) remarks.push_back("tied to " + bare(name));
+  if (const auto name = text_of(change, "former_name"); !name.empty()) remarks.push_back("was " + bare(name));
+  if (flag_of(change, "new")) remarks.push_back("new");
   return fmt::format("{}", fmt::join(remarks, ", "));
 }
 
 struct Totals {
   size_t tensors = 0;
   size_t changed = 0;
+  size_t files = 0;  ///< changed ones that are no safetensors
   size_t failed = 0;
   uint64_t bytes = 0;
   uint64_t changed_bytes = 0;
@@ -123,6 +126,7 @@ Totals totals_of(const Json& report) {
     totals.complete = totals.complete && bytes.has_value();
     totals.failed += error_text(object_of(tensor, "change")) ? 1 : 0;
   }
+  for (const auto& file : array_of(report, "files")) totals.files += flag_of(file, "changed") ? 1 : 0;
   return totals;
 }
 
@@ -157,9 +161,15 @@ void print_heading(const Json& report, const Terminal& terminal) {
   if (text_of(report, "kind") != "base") {
     line += fmt::format(", {}", human_bytes(number_of(report, "delta_bytes").value_or(0)));
   }
+  if (const auto bits = real_of(report, "bits_per_change")) {
+    line += fmt::format(" ({:.2f} bits a changed element)", *bits);
+  }
   if (const auto at = text_of(report, "published_at"); !at.empty()) line += ", published " + at;
   fmt::print("{}, {}\n", line, terminal.paint(admitted ? Colour::kGood : Colour::kBad, bare(text_of(report, "state"))));
   fmt::print("{}\n", terminal.paint(Colour::kFaint, bare(text_of(report, "path"))));
+  if (const auto message = text_of(report, "message"); !message.empty()) {
+    fmt::print("{}", terminal.remark(Colour::kNone, bare(message)));
+  }
   if (const auto error = error_text(report)) {
     fmt::print("{}", terminal.remark(Colour::kBad, *error));
   }
@@ -185,6 +195,22 @@ void print_summary(const Totals& totals, bool listed_all) {
   fmt::print("\n");
 }
 
+/// Files that are no safetensors; only native versions can change them.
+void print_files(const Json& report, const Terminal& terminal) {
+  Table table({{"FILE"}, {"SIZE", true, 2}, {"CHANGED", true, 1}, {"REMARK", false, 3}});
+  bool any = false;
+  for (const auto& file : array_of(report, "files")) {
+    if (!flag_of(file, "changed")) continue;
+    any = true;
+    const auto& change = object_of(file, "change");
+    table.add({{bare(text_of(file, "path"))},
+               {human_bytes(number_of(file, "bytes").value_or(0))},
+               {human_bytes(number_of(change, "changed_bytes").value_or(0))},
+               {remark_of(change)}});
+  }
+  if (any) fmt::print("{}\n", table.text(terminal));
+}
+
 void print_report(const Json& report, bool all) {
   const Terminal terminal = terminal_of(stdout);
   print_heading(report, terminal);
@@ -206,6 +232,7 @@ void print_report(const Json& report, bool all) {
   }
   fmt::print("\n");
   if (list_all || totals.changed > 0) fmt::print("{}\n", table.text(terminal));
+  print_files(report, terminal);
   print_summary(totals, list_all);
 }
 
@@ -221,7 +248,7 @@ Result<int> run_show(const Options& options) {
   } else {
     print_report(report, options.all);
   }
-  const bool sound = text_of(report, "state") == "admitted" && totals_of(report).failed == 0;
+  const bool sound = text_of(report, "state") == "admitted" && !error_text(report) && totals_of(report).failed == 0;
   return sound ? 0 : 1;
 }
 

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/native_check.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/source_access.h"
@@ -30,6 +31,7 @@ struct Outcome {
   const Version* version = nullptr;
   size_t tensors = 0;
   size_t digests_checked = 0;
+  size_t files = 0;  // whole files compared with a digest; native only
   uint64_t bytes = 0;
   std::vector<Failure> failures;
 
@@ -50,26 +52,43 @@ Json outcome_object(const Outcome& outcome) {
           {"tensors", outcome.tensors},
           {"bytes", outcome.bytes},
           {"digests_checked", outcome.digests_checked},
-          {"failures", std::move(failures)}};
+          {"failures", std::move(failures)},
+          {"files", outcome.files}};
 }
 
 uint64_t bytes_to_check(const Snapshot& snapshot, const std::vector<const Version*>& versions) {
   uint64_t total = 0;
   for (const Version* version : versions) {
+    if (snapshot.is_native() && version->admitted()) {
+      total += native_check_bytes(snapshot, snapshot.find_admitted(version->name).value());
+    }
     if (version->delta == nullptr) continue;
     for (const auto& change : version->delta->tensors) total += snapshot.base().tensors()[change.tensor].bytes();
   }
   return total;
 }
 
+void check_native(Engine& engine, size_t ordinal, Progress& progress, Outcome& outcome) {
+  auto check = check_native_version(engine, ordinal, [&](uint64_t bytes) { progress.add(bytes); });
+  outcome.tensors = check.objects;
+  outcome.files = check.files;
+  outcome.bytes = check.bytes;
+  for (auto& failure : check.failures) outcome.failures.push_back({std::move(failure.what), std::move(failure.error)});
+  outcome.digests_checked = outcome.tensors - std::min(outcome.tensors, outcome.failures.size());
+}
+
 Outcome check_version(Engine& engine, const Version& version, Progress& progress) {
   Outcome outcome;
   outcome.version = &version;
   if (version.error) outcome.failures.push_back({"", *version.error});
-  if (!version.admitted() || version.delta == nullptr) return outcome;
   const Snapshot& snapshot = engine.snapshot();
+  if (!version.admitted() || (version.delta == nullptr && !snapshot.is_native())) return outcome;
   const size_t ordinal = snapshot.find_admitted(version.name).value();
   progress.label(bare(version.name));
+  if (snapshot.is_native()) {
+    check_native(engine, ordinal, progress, outcome);
+    return outcome;
+  }
   for (const auto& change : version.delta->tensors) {
     const auto& tensor = snapshot.base().tensors()[change.tensor];
     ++outcome.tensors;
@@ -95,6 +114,12 @@ std::string digest_remark(const Outcome& outcome) {
 
 std::string outcome_text(const Outcome& outcome) {
   if (!outcome.version->admitted()) return {};
+  if (outcome.files > 0) {
+    return fmt::format("  {} tensors and files changed, {} files compared, {}{}", outcome.tensors, outcome.files,
+                       human_bytes(outcome.bytes),
+                       outcome.failures.empty() ? std::string("; all digests checked")
+                                                : fmt::format("; {} failed", outcome.failures.size()));
+  }
   if (outcome.tensors == 0) return "  changes nothing";
   return fmt::format(
       "  {} tensors, {}; {}", outcome.tensors, human_bytes(outcome.bytes),
@@ -125,7 +150,9 @@ void print_summary(const std::vector<Outcome>& outcomes) {
   size_t unproved = 0;
   for (const auto& outcome : outcomes) {
     bad += outcome.failures.empty() ? 0 : 1;
-    if (outcome.version->admitted()) unproved += outcome.tensors - outcome.failures.size() - outcome.digests_checked;
+    if (outcome.version->admitted() && outcome.files == 0) {
+      unproved += outcome.tensors - outcome.failures.size() - outcome.digests_checked;
+    }
   }
   fmt::print("{} {} checked, {} with failures\n", outcomes.size(), outcomes.size() == 1 ? "version" : "versions", bad);
   if (unproved > 0) {
@@ -140,7 +167,7 @@ Result<std::vector<const Version*>> chosen_versions(const Snapshot& snapshot, co
   for (const auto& name : names) chosen.push_back(TRY(find_version(snapshot, name)));
   if (!names.empty()) return chosen;
   for (const auto& version : snapshot.versions()) {
-    if (version.kind != VersionKind::kBase) chosen.push_back(&version);
+    if (version.kind != VersionKind::kBase || snapshot.is_native()) chosen.push_back(&version);
   }
   return chosen;
 }

@@ -52,14 +52,13 @@ class BlockParams {
     uint8_t classes = 0;                           // 0: no sparse blocks
     uint8_t hot_classes = 0;                       // classes that share the first |d| > 1 set
     std::array<uint8_t, kMaxClasses> first_key{};  // key at which class i + 1 begins
-    std::array<uint16_t, kMaxClasses> share{};     // population of a class in 1/65536 of the block
   };
   struct Dense {
     bool present = false;
     std::array<uint8_t, 32> rice{};  // Rice parameter by key bucket
     uint8_t first_key = 0;           // key of bucket 0
     uint8_t key_shift = 0;           // keys a bucket: 1 << key_shift
-    uint8_t cold = 32;               // first bucket whose changes stand in the position list
+    uint8_t cold = 32;               // first bucket whose changes stand in the cold part
     uint8_t growth = 0;              // which table of growing buckets
     uint8_t escape = 0;              // unary length that announces a raw value
   };

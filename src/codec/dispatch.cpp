@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 
+#include "codec/kernels_block_common.h"
 #include "codec/kernels_common.h"
 
 namespace weightfs::codec {
@@ -60,6 +61,24 @@ const Kernels* kernels_for(Level level) {
       break;
   }
   return &kScalarKernels;
+}
+
+const BlockKernels& block_kernels() {
+  static const BlockKernels& chosen = *block_kernels_for(kernels().level);
+  return chosen;
+}
+
+const BlockKernels* block_kernels_for(Level level) {
+  if (kernels_for(level) == nullptr) return nullptr;
+  switch (level) {
+    case Level::kAvx512:
+      return &kAvx512BlockKernels;
+    case Level::kAvx2:
+      return &kAvx2BlockKernels;
+    case Level::kScalar:
+      break;
+  }
+  return &kScalarBlockKernels;
 }
 
 std::string_view level_name(Level level) {

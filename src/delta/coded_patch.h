@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "codec/block_codec.h"
@@ -29,6 +30,7 @@ class BlockTable {
 
   /// Null when the delta leaves block `index` as it is in the parent.
   const CodedBlock* find(uint64_t index) const;
+  /// Of an element of blocks().
   const codec::BlockParams& params(const CodedBlock& block) const;
   const std::vector<CodedBlock>& blocks() const { return blocks_; }
   /// Bytes of memory held.

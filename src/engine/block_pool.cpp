@@ -8,12 +8,10 @@
 
 #include <new>
 
-#include "engine/engine.h"
-
 namespace weightfs {
 namespace {
 
-constexpr size_t kKeptBlocks = 32;  // 8 MiB
+constexpr size_t kKeptBytes = 8u << 20;
 
 }  // namespace
 
@@ -23,7 +21,7 @@ Block::Block(std::shared_ptr<BlockPool> pool, std::byte* memory, size_t size)
 Block::~Block() { pool_->give_back(memory_); }
 
 BlockPool::~BlockPool() {
-  for (std::byte* memory : free_) ::munmap(memory, kBlockBytes);
+  for (std::byte* memory : free_) ::munmap(memory, capacity_);
 }
 
 std::shared_ptr<Block> BlockPool::take(size_t size) {
@@ -35,7 +33,7 @@ std::shared_ptr<Block> BlockPool::take(size_t size) {
       return std::make_shared<Block>(shared_from_this(), memory, size);
     }
   }
-  void* memory = ::mmap(nullptr, kBlockBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = ::mmap(nullptr, capacity_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   return std::make_shared<Block>(shared_from_this(), static_cast<std::byte*>(memory), size);
 }
@@ -43,12 +41,12 @@ std::shared_ptr<Block> BlockPool::take(size_t size) {
 void BlockPool::give_back(std::byte* memory) {
   {
     const std::lock_guard lock(mutex_);
-    if (free_.size() < kKeptBlocks) {
+    if (free_.size() < kKeptBytes / capacity_) {
       free_.push_back(memory);
       return;
     }
   }
-  ::munmap(memory, kBlockBytes);
+  ::munmap(memory, capacity_);
 }
 
 }  // namespace weightfs

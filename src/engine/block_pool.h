@@ -37,11 +37,14 @@ class Block {
   mutable std::atomic<size_t> served_{0};
 };
 
-/// Hands out memory for blocks of kBlockBytes and reuses it: touching fresh memory is many times
+/// Hands out memory for blocks of one capacity and reuses it: touching fresh memory is many times
 /// slower than touching it again, above all on virtual machines.  Thread-safe.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
+  explicit BlockPool(size_t capacity) : capacity_(capacity) {}
   ~BlockPool();
+  /// What a block takes of the memory, whatever its size.
+  size_t capacity() const { return capacity_; }
   /// Throws std::bad_alloc when the system has no memory left.
   std::shared_ptr<Block> take(size_t size);
 
@@ -49,6 +52,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
   friend class Block;
   void give_back(std::byte* memory);
 
+  const size_t capacity_;
   std::mutex mutex_;
   std::vector<std::byte*> free_;  // guarded by mutex_
 };

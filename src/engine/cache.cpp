@@ -8,6 +8,10 @@ namespace {
 
 constexpr uint64_t kRetiredBytes = 32u << 20;
 
+bool holds_blocks(CacheKind kind) {
+  return kind == CacheKind::kBlock || kind == CacheKind::kUnit || kind == CacheKind::kLargeUnit;
+}
+
 }  // namespace
 
 std::shared_ptr<const void> Cache::find_any(const CacheKey& key) {
@@ -22,7 +26,7 @@ std::shared_ptr<const void> Cache::find_any(const CacheKey& key) {
 void Cache::charge(const Entry& entry, bool add) {
   const auto count = [&](uint64_t& part) { part = add ? part + entry.cost : part - entry.cost; };
   count(used_);
-  if (entry.key.kind == CacheKind::kBlock) count(blocks_);
+  if (holds_blocks(entry.key.kind)) count(blocks_);
   if (entry.retired) count(retired_bytes_);
 }
 

@@ -12,12 +12,17 @@ namespace weightfs {
 
 /// What a cache entry holds.
 enum class CacheKind : uint8_t {
-  kBlock,    ///< Block: decoded bytes
-  kSegment,  ///< codec::PatchSegment: a decoded part of a patch
-  kDigests,  ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
+  kBlock,      ///< Block: decoded bytes
+  kSegment,    ///< codec::PatchSegment: a decoded part of a patch
+  kDigests,    ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
+  kUnit,       ///< Block: kBlockBytes of an object of a native version
+  kLargeUnit,  ///< Block: the same of an object that has larger blocks
+  kTrail,      ///< NativeTrail: which deltas an object of a native version is made of
+  kTable,      ///< BlockTable: what a native delta does to an object
 };
 
 /// Names an entry: a tensor, one of its states (index into its history) and a block or segment number.
+/// Of native versions: an object, the version (ordinal) whose object it is, and a unit or link number.
 struct CacheKey {
   uint32_t tensor = 0;
   uint32_t step = 0;

@@ -15,6 +15,7 @@
 #include "engine/cache.h"
 #include "engine/composer.h"
 #include "engine/counters.h"
+#include "engine/native_reader.h"
 #include "engine/parallel.h"
 #include "engine/verifier.h"
 
@@ -46,16 +47,21 @@ class Engine::Impl {
         arena_(static_cast<int>(threads_)),
         cache_(options.memory_bytes),
         composer_(*snapshot_, cache_, counters_),
-        verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_) {}
+        verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_),
+        native_(*snapshot_, cache_, counters_, arena_, verify_) {}
 
   const Snapshot& snapshot() const { return *snapshot_; }
   Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out);
   Result<TensorCheck> check_tensor(size_t ordinal, size_t tensor);
+  Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object) {
+    return native_.check(ordinal, link, object);
+  }
   EngineStatus status() const;
 
  private:
   using Parts = std::vector<BlockPart>;
 
+  Status read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out);
   Status read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
   Status read_tensor(size_t ordinal, size_t tensor, uint64_t offset, MutableBytes out, Parts& parts);
   Status read_base(const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
@@ -70,14 +76,13 @@ class Engine::Impl {
   Cache cache_;
   Composer composer_;
   Verifier verifier_;
+  NativeReader native_;
 };
 
 Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) {
   counters_.reads.fetch_add(1, std::memory_order_relaxed);
-  const ModelFolder::Entry& file = snapshot_->base().entries()[entry];
-  Status status = file.kind == ModelFolder::EntryKind::kShard
-                      ? read_shard(ordinal, snapshot_->base().shards()[file.shard], offset, out)
-                      : file.source->read_at(offset, out);
+  const ModelFolder::Entry& file = snapshot_->folder(ordinal).entries()[entry];
+  Status status = read_file(ordinal, file, offset, out);
   if (status) {
     counters_.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
   } else {
@@ -86,6 +91,12 @@ Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, Mutable
                offset, status.error().text());
   }
   return status;
+}
+
+Status Engine::Impl::read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out) {
+  if (snapshot_->is_native()) return native_.read(ordinal, file.tree_file, offset, out);
+  if (file.kind != ModelFolder::EntryKind::kShard) return file.source->read_at(offset, out);
+  return read_shard(ordinal, snapshot_->base().shards()[file.shard], offset, out);
 }
 
 Status Engine::Impl::read_base(const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out) {
@@ -204,6 +215,10 @@ Status Engine::read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes 
 }
 
 Result<TensorCheck> Engine::check_tensor(size_t ordinal, size_t tensor) { return impl_->check_tensor(ordinal, tensor); }
+
+Result<TensorCheck> Engine::check_object(size_t ordinal, size_t link, size_t object) {
+  return impl_->check_object(ordinal, link, object);
+}
 
 EngineStatus Engine::status() const { return impl_->status(); }
 

@@ -60,13 +60,17 @@ class Engine {
 
   const Snapshot& snapshot() const;
 
-  /// Fills `out` with the bytes from `offset` on of file `entry` (index into base().entries()) in
+  /// Fills `out` with the bytes from `offset` on of file `entry` (index into the version's folder().entries()) in
   /// version `ordinal`.  The range lies inside the file.
   Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out);
 
   /// Decodes everything that version `ordinal` changes in `tensor` (which it does change), checks the
   /// delta's structure and the published digest.
   Result<TensorCheck> check_tensor(size_t ordinal, size_t tensor);
+
+  /// Native versions: decodes every block of `object` that the delta `link` (index into the state's links)
+  /// touches, whatever way reads would take, and checks its digest.  Zeros when it touches none.
+  Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object);
 
   EngineStatus status() const;
 

@@ -9,6 +9,7 @@
 
 #include "engine/block_pool.h"
 #include "engine/composer.h"
+#include "engine/engine.h"
 
 namespace weightfs {
 
@@ -45,7 +46,7 @@ class Verifier {
   Counters& counters_;
   tbb::task_arena& arena_;
   uint64_t window_blocks_;
-  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>();
+  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>(kBlockBytes);
   Failures failures_;
   SingleFlight<CacheKey, CacheKeyHash> verifying_;
   SingleFlight<CacheKey, CacheKeyHash> decoding_;

@@ -11,6 +11,7 @@
 #include "common/result.h"
 #include "io/files.h"
 #include "model/dtype.h"
+#include "model/name_index.h"
 #include "model/safetensors_header.h"
 
 namespace weightfs {
@@ -44,11 +45,12 @@ struct TreeObject {
 class TreeLayout {
  public:
   /// Walks a folder (symlinks followed, like the base of a mount; what cannot be part of a model is left
-  /// out).  Reads headers only.  A *.safetensors file whose header does not parse is a plain file.
+  /// out).  Reads headers only.  A *.safetensors file whose header does not parse is a plain file.  A name
+  /// that no layout can hold (is_tree_path) is io.open_failed.
   static Result<TreeLayout> scan(const Files& files, const std::string& path,
                                  const std::function<bool(std::string_view)>& excluded = {});
-  /// From files with path, kind, size and header; checks paths (plain components, ascending, no file that is
-  /// also a folder), parses headers and cuts objects.  For layouts that come from outside: `malformed` is the code.
+  /// From files with path, kind, size and header; checks paths (is_tree_path, ascending, no file that is also
+  /// a folder), parses headers and cuts objects.  For layouts that come from outside: `malformed` is the code.
   static Result<TreeLayout> make(std::vector<TreeFile> files, ErrorCode malformed);
 
   const std::vector<TreeFile>& files() const { return files_; }
@@ -63,8 +65,11 @@ class TreeLayout {
   bool operator==(const TreeLayout& other) const;
 
  private:
+  void append(TreeFile file, const SafetensorsHeader* header);
+
   std::vector<TreeFile> files_;
   std::vector<TreeObject> objects_;
+  std::vector<NameIndex> names_;  // by file: its tensors
 };
 
 /// How the native container cuts a tensor into elements: 2 bytes for 16-bit dtypes, 4 for wider ones, else 1.

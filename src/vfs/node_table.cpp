@@ -30,6 +30,38 @@ void append_number(std::string& text, uint64_t number) {
   text += as_text(raw);
 }
 
+/// What ids of entries hang on: hash of everything that a listing tells about its entries.
+uint64_t listing_digest(const Listing& listing) {
+  std::string text;
+  for (const auto& entry : listing) {
+    append_number(text, static_cast<uint64_t>(entry.kind));
+    append_number(text, entry.parent);
+    append_number(text, entry.size);
+    append_number(text, static_cast<uint64_t>(entry.mtime_ns));
+    append_number(text, entry.name.size());
+    text += entry.name;
+  }
+  return xxh3_64(as_bytes(text));
+}
+
+/// Fails on too many entries and on names that cannot stand in a folder.
+Status check_listing(const Listing& listing) {
+  if (listing.size() >= NodeTable::kMaxEntries) {
+    return Error{ErrorCode::kMountFailed, fmt::format("it has {} files and folders; at most {} can be shown",
+                                                      listing.size(), NodeTable::kMaxEntries - 1)};
+  }
+  const auto by_name = [&](size_t a, size_t b) { return listing[a].name < listing[b].name; };
+  for (const auto& entry : listing) {
+    if (!std::is_sorted(entry.children.begin(), entry.children.end(), by_name)) {
+      return Error{ErrorCode::kInternal, fmt::format("folder {} is not sorted by name", quote(entry.name))};
+    }
+    if (&entry != &listing.front() && !is_entry_name(entry.name)) {
+      return Error{ErrorCode::kMountFailed, fmt::format("{} is no file name that can be shown", quote(entry.name))};
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 bool is_entry_name(std::string_view name) {
@@ -46,46 +78,36 @@ uint64_t pick_key(std::string_view text, const std::unordered_map<uint64_t, size
 }
 
 Result<NodeTable> NodeTable::build(TreeContents contents) {
-  const size_t count = contents.entries ? contents.entries->size() : 0;
-  if (count == 0 || contents.versions.empty() || contents.latest >= contents.versions.size()) {
+  if (contents.versions.empty() || contents.latest >= contents.versions.size()) {
     return Error{ErrorCode::kInternal, "a tree without a base cannot be shown"};
-  }
-  if (count >= kMaxEntries) {
-    return Error{
-        ErrorCode::kMountFailed,
-        fmt::format("the base folder has {} files and folders; at most {} can be shown", count, kMaxEntries - 1)};
   }
   NodeTable table;
   table.contents_ = std::move(contents);
-  for (const auto& entry : table.entries()) {
-    const auto by_name = [&](size_t a, size_t b) { return table.entries()[a].name < table.entries()[b].name; };
-    if (!std::is_sorted(entry.children.begin(), entry.children.end(), by_name)) {
-      return Error{ErrorCode::kInternal, fmt::format("folder {} is not sorted by name", quote(entry.name))};
-    }
-    if (&entry != &table.entries()[0] && !is_entry_name(entry.name)) {
-      return Error{ErrorCode::kMountFailed, fmt::format("{} is no file name that can be shown", quote(entry.name))};
-    }
-  }
+  TRY(table.add_listings());
   TRY(table.add_versions());
   TRY(table.add_control_names());
   return table;
 }
 
-uint64_t NodeTable::listing_digest() const {
-  std::string text;
-  for (const auto& entry : entries()) {
-    append_number(text, static_cast<uint64_t>(entry.kind));
-    append_number(text, entry.parent);
-    append_number(text, entry.size);
-    append_number(text, static_cast<uint64_t>(entry.mtime_ns));
-    append_number(text, entry.name.size());
-    text += entry.name;
+Status NodeTable::add_listings() {
+  std::unordered_map<const Listing*, size_t> known;
+  for (const auto& version : contents_.versions) {
+    if (!version.entries || version.entries->empty()) {
+      return Error{ErrorCode::kInternal, fmt::format("version {} has no root folder", quote(version.name))};
+    }
+    const auto [place, is_new] = known.try_emplace(version.entries.get(), listings_.size());
+    listing_of_.push_back(place->second);
+    if (!is_new) continue;
+    if (const Status checked = check_listing(*version.entries); !checked) {
+      return checked.error().in("version " + quote(version.name));
+    }
+    listings_.push_back(version.entries);
+    listing_digests_.push_back(listing_digest(*version.entries));
   }
-  return xxh3_64(as_bytes(text));
+  return {};
 }
 
 Status NodeTable::add_versions() {
-  const uint64_t listing = listing_digest();
   for (size_t i = 0; i < contents_.versions.size(); ++i) {
     const auto& version = contents_.versions[i];
     const bool reserved = version.name == "latest" || version.name == ".weightfs";
@@ -96,7 +118,7 @@ Status NodeTable::add_versions() {
     }
     std::string text;
     append_number(text, version.identity);
-    append_number(text, listing);
+    append_number(text, listing_digests_[listing_of_[i]]);
     text += version.name;
     version_keys_.push_back(pick_key(text, versions_by_key_));
     versions_by_key_.emplace(version_keys_.back(), i);
@@ -143,7 +165,7 @@ bool NodeTable::find(NodeId id, Node& node) const {
   const size_t entry = id & kEntryMask;
   if (!control) {
     node = {Node::Kind::kEntry, found->second, entry};
-    return entry < entries().size();
+    return entry < entries(node.index).size();
   }
   node = {entry == 0 ? Node::Kind::kControlVersion : Node::Kind::kInfoFile, found->second, 0};
   return entry <= 1;
@@ -181,12 +203,13 @@ size_t NodeTable::find_control_name(std::string_view name) const {
   return found == controls_by_name_.end() ? npos : found->second;
 }
 
-size_t NodeTable::find_child(size_t entry, std::string_view name) const {
-  const auto& children = entries()[entry].children;
+size_t NodeTable::find_child(size_t ordinal, size_t entry, std::string_view name) const {
+  const Listing& listing = entries(ordinal);
+  const auto& children = listing[entry].children;
   const auto found =
       std::lower_bound(children.begin(), children.end(), name,
-                       [this](size_t child, std::string_view wanted) { return entries()[child].name < wanted; });
-  return found != children.end() && entries()[*found].name == name ? *found : npos;
+                       [&](size_t child, std::string_view wanted) { return listing[child].name < wanted; });
+  return found != children.end() && listing[*found].name == name ? *found : npos;
 }
 
 }  // namespace weightfs

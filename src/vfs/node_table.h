@@ -17,21 +17,24 @@ class Snapshot;
 
 using NodeId = uint64_t;
 
+/// What a version folder shows; the same object serves all versions that show the same.
+using Listing = std::vector<ModelFolder::Entry>;
+
 /// What the tree is made of, free of how a snapshot came about.
 struct TreeContents {
   struct TreeVersion {
     std::string name;
     uint64_t identity = 0;
     int64_t mtime_ns = 0;
+    std::shared_ptr<const Listing> entries;
   };
 
-  std::vector<TreeVersion> versions;                               ///< admitted ones by ordinal; 0 is the base
-  std::shared_ptr<const std::vector<ModelFolder::Entry>> entries;  ///< what every version folder shows
-  size_t latest = 0;                                               ///< ordinal that `latest` points to
+  std::vector<TreeVersion> versions;       ///< admitted ones by ordinal; 0 is the base
+  size_t latest = 0;                       ///< ordinal that `latest` points to
   std::vector<std::string> control_names;  ///< folders of .weightfs/versions, refused ones included
 };
 
-/// Shares the snapshot's base.
+/// Shares the snapshot.
 TreeContents tree_contents(const std::shared_ptr<const Snapshot>& snapshot);
 
 /// Where a node sits in the tree.
@@ -49,7 +52,7 @@ struct Node {
 
   Kind kind = Kind::kRoot;
   size_t index = 0;  ///< kEntry: ordinal of the version; kControlVersion, kInfoFile: index into control_names
-  size_t entry = 0;  ///< kEntry: index into entries
+  size_t entry = 0;  ///< kEntry: index into the version's entries
 };
 
 /// Node ids <-> places in the tree.  Immutable after building, hence thread-safe.
@@ -72,7 +75,11 @@ class NodeTable {
   static Result<NodeTable> build(TreeContents contents);
 
   const TreeContents& contents() const { return contents_; }
-  const std::vector<ModelFolder::Entry>& entries() const { return *contents_.entries; }
+  /// What version `ordinal` shows.
+  const Listing& entries(size_t ordinal) const { return *contents_.versions[ordinal].entries; }
+  /// The different listings, each once, and which of them a version has.
+  const std::vector<std::shared_ptr<const Listing>>& listings() const { return listings_; }
+  size_t listing_of(size_t ordinal) const { return listing_of_[ordinal]; }
 
   /// False for an id that names nothing here.
   bool find(NodeId id, Node& node) const;
@@ -83,19 +90,22 @@ class NodeTable {
   size_t find_version(std::string_view name) const;
   /// Index into control_names, or npos.
   size_t find_control_name(std::string_view name) const;
-  /// Index of the entry `name` in folder `entry`, or npos.  Logarithmic: children stand by name.
-  size_t find_child(size_t entry, std::string_view name) const;
+  /// Index of the entry `name` in folder `entry` of a version, or npos.  Logarithmic: children stand by name.
+  size_t find_child(size_t ordinal, size_t entry, std::string_view name) const;
 
  private:
   using Keys = std::unordered_map<uint64_t, size_t>;
 
-  uint64_t listing_digest() const;
+  Status add_listings();
   Status add_versions();
   Status add_control_names();
 
   TreeContents contents_;
-  std::vector<uint64_t> version_keys_;  // by ordinal
-  std::vector<uint64_t> control_keys_;  // by index into control_names
+  std::vector<std::shared_ptr<const Listing>> listings_;
+  std::vector<uint64_t> listing_digests_;  // by listing
+  std::vector<size_t> listing_of_;         // by ordinal
+  std::vector<uint64_t> version_keys_;     // by ordinal
+  std::vector<uint64_t> control_keys_;     // by index into control_names
   Keys versions_by_key_;
   Keys controls_by_key_;
   std::unordered_map<std::string, size_t> versions_by_name_;

@@ -34,9 +34,10 @@ DirectoryEntry control_version(const NodeTable& table, uint64_t n) {
 }
 
 DirectoryEntry entry_child(const NodeTable& table, const Node& node, uint64_t n) {
-  const auto& children = table.entries()[node.entry].children;
+  const Listing& listing = table.entries(node.index);
+  const auto& children = listing[node.entry].children;
   if (n >= children.size()) return {};
-  const auto& child = table.entries()[children[n]];
+  const auto& child = listing[children[n]];
   return {.name = child.name, .id = table.id_of({Kind::kEntry, node.index, children[n]}), .type = entry_type(child)};
 }
 
@@ -66,7 +67,7 @@ bool is_folder(const NodeTable& table, const Node& node) {
     case Kind::kInfoFile:
       return false;
     case Kind::kEntry:
-      return entry_type(table.entries()[node.entry]) == S_IFDIR;
+      return entry_type(table.entries(node.index)[node.entry]) == S_IFDIR;
     default:
       return true;
   }
@@ -82,7 +83,7 @@ NodeId Vfs::parent_of(const Node& node) const {
       return NodeTable::kControlVersionsId;
     case Kind::kEntry:
       if (node.entry == 0) return NodeTable::kRootId;
-      return table_.id_of({Kind::kEntry, node.index, table_.entries()[node.entry].parent});
+      return table_.id_of({Kind::kEntry, node.index, table_.entries(node.index)[node.entry].parent});
     default:
       return NodeTable::kRootId;
   }

@@ -34,9 +34,10 @@ TreeContents tree_contents(const std::shared_ptr<const Snapshot>& snapshot) {
   TreeContents contents;
   for (size_t i = 0; i < snapshot->admitted_count(); ++i) {
     const Version& version = snapshot->admitted(i);
-    contents.versions.push_back({version.name, version.identity, version.mtime_ns});
+    // The pointer keeps the whole snapshot alive.
+    contents.versions.push_back(
+        {version.name, version.identity, version.mtime_ns, {snapshot, &snapshot->folder(i).entries()}});
   }
-  contents.entries = {snapshot, &snapshot->base().entries()};  // keeps the whole snapshot alive
   contents.latest = snapshot->latest();
   for (const Version& version : snapshot->versions()) {
     // Of two versions with one name (both refused then) the first stands for both; a refused one may

@@ -50,16 +50,23 @@ uint64_t add_saturating(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UI
 
 Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<ControlFiles> control, VfsOptions options)
     : table_(std::move(table)), reader_(std::move(reader)), control_(std::move(control)), options_(options) {
-  uint64_t version_bytes = 0;
-  for (const auto& entry : table_.entries()) {
-    const auto folders = std::count_if(entry.children.begin(), entry.children.end(),
-                                       [this](size_t child) { return is_folder(table_.entries()[child]); });
-    subfolders_.push_back(static_cast<uint32_t>(folders));
-    version_bytes = add_saturating(version_bytes, entry.size);
+  std::vector<uint64_t> bytes;  // by listing
+  for (const auto& listing : table_.listings()) {
+    auto& subfolders = subfolders_.emplace_back();
+    subfolders.reserve(listing->size());
+    uint64_t& sum = bytes.emplace_back(0);
+    for (const auto& entry : *listing) {
+      const auto folders = std::count_if(entry.children.begin(), entry.children.end(),
+                                         [&](size_t child) { return is_folder((*listing)[child]); });
+      subfolders.push_back(static_cast<uint32_t>(folders));
+      sum = add_saturating(sum, entry.size);
+    }
   }
-  for (const auto& version : table_.contents().versions) {
-    newest_mtime_ns_ = std::max(newest_mtime_ns_, version.mtime_ns);
-    total_bytes_ = add_saturating(total_bytes_, version_bytes);
+  const auto& versions = table_.contents().versions;
+  for (size_t i = 0; i < versions.size(); ++i) {
+    newest_mtime_ns_ = std::max(newest_mtime_ns_, versions[i].mtime_ns);
+    total_bytes_ = add_saturating(total_bytes_, bytes[table_.listing_of(i)]);
+    total_files_ += versions[i].entries->size();
   }
 }
 
@@ -98,8 +105,8 @@ Posix<NodeId> Vfs::lookup_root(std::string_view name) const {
 }
 
 Posix<NodeId> Vfs::lookup_entry(const Node& node, std::string_view name) const {
-  if (!is_folder(table_.entries()[node.entry])) return Errno{ENOTDIR};
-  const size_t child = table_.find_child(node.entry, name);
+  if (!is_folder(table_.entries(node.index)[node.entry])) return Errno{ENOTDIR};
+  const size_t child = table_.find_child(node.index, node.entry, name);
   if (child == NodeTable::npos) return Errno{ENOENT};
   return table_.id_of({Node::Kind::kEntry, node.index, child});
 }
@@ -146,15 +153,15 @@ Posix<struct stat> Vfs::getattr(NodeId id) const {
 }
 
 void Vfs::entry_attributes(const Node& node, struct stat& out) const {
-  const auto& entry = table_.entries()[node.entry];
+  const auto& entry = table_.entries(node.index)[node.entry];
   const int64_t version_time = table_.contents().versions[node.index].mtime_ns;
   switch (entry.kind) {
     case ModelFolder::EntryKind::kDirectory:
-      out.st_nlink = 2 + subfolders_[node.entry];
+      out.st_nlink = 2 + subfolders_[table_.listing_of(node.index)][node.entry];
       set_times(out, version_time);
       return;
     case ModelFolder::EntryKind::kFile:
-      set_times(out, entry.mtime_ns);
+      set_times(out, entry.mtime_ns == ModelFolder::kVersionTime ? version_time : entry.mtime_ns);
       break;
     case ModelFolder::EntryKind::kShard:
       set_times(out, std::max(entry.mtime_ns, version_time));
@@ -177,7 +184,7 @@ Posix<Opened> Vfs::open(NodeId id) {
   Node node;
   if (!table_.find(id, node)) return kUnknownNode;
   if (is_control_file(node)) return Opened{.handle = handles_.add(id, render(node)), .control = true};
-  if (node.kind != Node::Kind::kEntry || is_folder(table_.entries()[node.entry])) return Errno{EISDIR};
+  if (node.kind != Node::Kind::kEntry || is_folder(table_.entries(node.index)[node.entry])) return Errno{EISDIR};
   return Opened{};
 }
 
@@ -192,7 +199,7 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
     return count;
   }
   if (node.kind != Node::Kind::kEntry) return Errno{EISDIR};
-  const auto& entry = table_.entries()[node.entry];
+  const auto& entry = table_.entries(node.index)[node.entry];
   if (is_folder(entry)) return Errno{EISDIR};
   const ExactCount count(entry.size, offset, out.size());
   if (count.value() == 0) return count;
@@ -204,13 +211,14 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
 Result<LentFile> Vfs::lend(NodeId id) {
   Node node;
   if (!table_.find(id, node) || node.kind != Node::Kind::kEntry) return LentFile();
-  if (is_folder(table_.entries()[node.entry])) return LentFile();
+  if (is_folder(table_.entries(node.index)[node.entry])) return LentFile();
   return reader_->lend(node.index, node.entry);
 }
 
 LentFile Vfs::lend_any() {
-  for (size_t entry = 0; entry < table_.entries().size(); ++entry) {
-    if (is_folder(table_.entries()[entry])) continue;
+  const Listing& base = table_.entries(0);
+  for (size_t entry = 0; entry < base.size(); ++entry) {
+    if (is_folder(base[entry])) continue;
     if (const auto file = reader_->lend(0, entry); file && *file) return *file;
   }
   return nullptr;
@@ -226,7 +234,7 @@ struct statvfs Vfs::statfs() const {
   struct statvfs out {};
   out.f_bsize = out.f_frsize = kUnit;
   out.f_blocks = total_bytes_ / kUnit + (total_bytes_ % kUnit != 0 ? 1 : 0);
-  out.f_files = table_.contents().versions.size() * table_.entries().size();
+  out.f_files = total_files_;
   out.f_namemax = kMaxNameLength;
   return out;
 }

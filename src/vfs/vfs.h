@@ -119,9 +119,10 @@ class Vfs {
   std::unique_ptr<FileReader> reader_;
   std::unique_ptr<ControlFiles> control_;
   VfsOptions options_;
-  std::vector<uint32_t> subfolders_;  // by entry
+  std::vector<std::vector<uint32_t>> subfolders_;  // by listing and entry
   int64_t newest_mtime_ns_ = 0;
   uint64_t total_bytes_ = 0;
+  uint64_t total_files_ = 0;
   ControlHandles handles_;
 };
 

@@ -27,8 +27,8 @@ inline const Session* serving = nullptr;
 class FolderReader final : public FileReader {
  public:
   explicit FolderReader(const std::string& folder) : tree_(small_tree()) {
-    for (size_t entry = 0; entry < tree_.entries->size(); ++entry) {
-      const bool is_file = (*tree_.entries)[entry].kind != ModelFolder::EntryKind::kDirectory;
+    for (size_t entry = 0; entry < entries().size(); ++entry) {
+      const bool is_file = entries()[entry].kind != ModelFolder::EntryKind::kDirectory;
       sources_.push_back(is_file ? files_.open(folder + path_of(entry)).value() : nullptr);
     }
   }
@@ -45,9 +45,10 @@ class FolderReader final : public FileReader {
   }
 
  private:
-  bool untouched(size_t ordinal, size_t entry) const { return ordinal == 0 || (*tree_.entries)[entry].name != kShard; }
+  const Listing& entries() const { return *tree_.versions[0].entries; }
+  bool untouched(size_t ordinal, size_t entry) const { return ordinal == 0 || entries()[entry].name != kShard; }
   std::string path_of(size_t entry) const {
-    const auto& node = (*tree_.entries)[entry];
+    const auto& node = entries()[entry];
     return entry == 0 ? "" : path_of(node.parent) + "/" + node.name;
   }
 

@@ -118,17 +118,19 @@ inline const std::vector<FakeFile>& small_model() {
 /// base and two steps; the chain refused a third one.
 inline TreeContents small_tree(const std::vector<FakeFile>& files = small_model()) {
   TreeContents contents;
-  contents.entries = std::make_shared<const std::vector<ModelFolder::Entry>>(fake_entries(files));
-  contents.versions = {
-      {"base", 11, 2000 * kSecond}, {"step_000001", 22, 3000 * kSecond}, {"step_000002", 33, 4000 * kSecond}};
+  const auto entries = std::make_shared<const Listing>(fake_entries(files));
+  contents.versions = {{"base", 11, 2000 * kSecond, entries},
+                       {"step_000001", 22, 3000 * kSecond, entries},
+                       {"step_000002", 33, 4000 * kSecond, entries}};
   contents.latest = 2;
   contents.control_names = {"base", "step_000001", "step_000002", "step_000003"};
   return contents;
 }
 
-inline size_t entry_index(const TreeContents& contents, std::string_view name) {
-  for (size_t i = 0; i < contents.entries->size(); ++i) {
-    if ((*contents.entries)[i].name == name) return i;
+inline size_t entry_index(const TreeContents& contents, std::string_view name, size_t ordinal = 0) {
+  const Listing& entries = *contents.versions[ordinal].entries;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].name == name) return i;
   }
   throw std::logic_error("no such entry");
 }

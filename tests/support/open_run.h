@@ -11,9 +11,9 @@
 
 namespace weightfs::test {
 
-/// Entry index of a file in the base's root.
-inline size_t entry_of(const Snapshot& snapshot, std::string_view name) {
-  const auto& entries = snapshot.base().entries();
+/// Entry index of a file in the root of a version.
+inline size_t entry_of(const Snapshot& snapshot, std::string_view name, size_t ordinal = 0) {
+  const auto& entries = snapshot.folder(ordinal).entries();
   for (size_t i = 1; i < entries.size(); ++i) {
     if (entries[i].name == name && entries[i].parent == 0) return i;
   }
@@ -39,7 +39,7 @@ inline std::shared_ptr<const Snapshot> open_snapshot(const Files& files, const s
 
 /// The whole of one file of one version.
 inline Result<std::string> read_file(Engine& engine, size_t ordinal, size_t entry) {
-  std::string out(engine.snapshot().base().entries()[entry].size, '?');
+  std::string out(engine.snapshot().folder(ordinal).entries()[entry].size, '?');
   TRY(engine.read(ordinal, entry, 0, std::as_writable_bytes(std::span(out))));
   return out;
 }

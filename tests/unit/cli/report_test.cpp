@@ -46,8 +46,9 @@ TEST_F(Report, LogListsEveryVersionWithTheKeysOfTheManual) {
   const Json log = Json::parse(log_json(*open()));
   ASSERT_EQ(log.size(), 4u);
   for (const auto& version : log) {
-    EXPECT_THAT(keys(version), ElementsAre("name", "number", "kind", "format", "state", "error", "warnings", "parent",
-                                           "delta_bytes", "changed_elements", "path", "published_at"));
+    EXPECT_THAT(keys(version),
+                ElementsAre("name", "number", "kind", "format", "state", "error", "warnings", "parent", "delta_bytes",
+                            "changed_elements", "path", "published_at", "bits_per_change", "net_bytes", "message"));
   }
   EXPECT_EQ(log[0]["name"], "base");
   EXPECT_EQ(log[0]["kind"], "base");

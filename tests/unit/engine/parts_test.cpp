@@ -181,7 +181,7 @@ TEST(SingleFlight, AMovedLeaseIsReleasedOnce) {
 // --- BlockPool ----------------------------------------------------------------------------------
 
 TEST(BlockPool, BlocksHaveTheSizeAskedForAndTheirOwnMemory) {
-  const auto pool = std::make_shared<BlockPool>();
+  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
   auto a = pool->take(kBlockBytes);
   auto b = pool->take(5);
   EXPECT_EQ(a->bytes().size(), kBlockBytes);
@@ -192,13 +192,13 @@ TEST(BlockPool, BlocksHaveTheSizeAskedForAndTheirOwnMemory) {
 }
 
 TEST(BlockPool, MemoryIsUsedAgain) {
-  const auto pool = std::make_shared<BlockPool>();
+  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
   const std::byte* place = pool->take(1)->bytes().data();
   EXPECT_EQ(pool->take(1)->bytes().data(), place);
 }
 
 TEST(BlockPool, ABlockMayOutliveTheLastOtherUserOfThePool) {
-  auto pool = std::make_shared<BlockPool>();
+  auto pool = std::make_shared<BlockPool>(kBlockBytes);
   auto block = pool->take(9);
   pool.reset();
   block->bytes()[8] = std::byte{3};
@@ -206,7 +206,7 @@ TEST(BlockPool, ABlockMayOutliveTheLastOtherUserOfThePool) {
 }
 
 TEST(BlockPool, ThreadsNeverShareABlock) {
-  const auto pool = std::make_shared<BlockPool>();
+  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
   std::atomic<int> wrong{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t) {

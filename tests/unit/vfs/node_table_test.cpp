@@ -30,7 +30,8 @@ std::vector<Node> all_nodes(const NodeTable& table) {
     nodes.push_back({Kind::kInfoFile, i});
   }
   for (size_t version = 0; version < table.contents().versions.size(); ++version) {
-    for (size_t entry = 0; entry < table.entries().size(); ++entry) nodes.push_back({Kind::kEntry, version, entry});
+    for (size_t entry = 0; entry < table.entries(version).size(); ++entry)
+      nodes.push_back({Kind::kEntry, version, entry});
   }
   return nodes;
 }
@@ -69,7 +70,7 @@ TEST(NodeTable, GivesTheSameIdsToANewProcess) {
 TEST(NodeTable, KeepsIdsWhenVersionsAreAdded) {
   const auto before = table_of(small_tree());
   auto grown = small_tree();
-  grown.versions.push_back({"step_000003", 44, 5000 * kSecond});
+  grown.versions.push_back({"step_000003", 44, 5000 * kSecond, grown.versions[0].entries});
   grown.control_names.push_back("step_000004");
   grown.latest = 3;
   const auto after = table_of(grown);
@@ -123,7 +124,7 @@ TEST(NodeTable, DoesNotKnowNumbersThatItNeverGave) {
   const NodeId file = table.id_of({Kind::kEntry, 1, 0});
   const NodeId control = table.id_of({Kind::kControlVersion, 0});
   for (const NodeId id : {NodeId{0}, NodeId{6}, NodeId{1} << 24, ~NodeId{0}, NodeId{1} << 63,
-                          file + table.entries().size(), control + 2, file ^ NodeId{1} << 63}) {
+                          file + table.entries(1).size(), control + 2, file ^ NodeId{1} << 63}) {
     EXPECT_FALSE(table.find(id, node)) << id;
   }
 }
@@ -134,11 +135,10 @@ TEST(NodeTable, FindsNames) {
   EXPECT_EQ(table.find_version("step_000003"), NodeTable::npos);
   EXPECT_EQ(table.find_control_name("step_000003"), 3u);
   EXPECT_EQ(table.find_control_name("nope"), NodeTable::npos);
-  for (size_t i = 1; i < table.entries().size(); ++i) {
-    EXPECT_EQ(table.find_child(table.entries()[i].parent, table.entries()[i].name), i);
-  }
-  EXPECT_EQ(table.find_child(0, "words.txt"), NodeTable::npos);
-  EXPECT_EQ(table.find_child(0, ""), NodeTable::npos);
+  const Listing& entries = table.entries(1);
+  for (size_t i = 1; i < entries.size(); ++i) EXPECT_EQ(table.find_child(1, entries[i].parent, entries[i].name), i);
+  EXPECT_EQ(table.find_child(1, 0, "words.txt"), NodeTable::npos);
+  EXPECT_EQ(table.find_child(1, 0, ""), NodeTable::npos);
 }
 
 TEST(NodeTable, RefusesNamesThatCannotStandInTheRoot) {
@@ -154,16 +154,16 @@ TEST(NodeTable, RefusesNamesThatCannotStandInTheRoot) {
 
 TEST(NodeTable, RefusesFilesWithNamesThatCannotBeShown) {
   auto contents = small_tree();
-  auto entries = *contents.entries;
+  auto entries = *contents.versions[1].entries;
   entries[1].name = std::string(256, 'x');
-  contents.entries = std::make_shared<const std::vector<ModelFolder::Entry>>(std::move(entries));
+  contents.versions[1].entries = std::make_shared<const Listing>(std::move(entries));
   const auto table = NodeTable::build(contents);
   ASSERT_FALSE(table);
 }
 
 TEST(NodeTable, RefusesMoreEntriesThanIdsCanCount) {
   auto contents = small_tree();
-  contents.entries = std::make_shared<const std::vector<ModelFolder::Entry>>(NodeTable::kMaxEntries);
+  contents.versions[2].entries = std::make_shared<const Listing>(NodeTable::kMaxEntries);
   const auto table = NodeTable::build(contents);
   ASSERT_FALSE(table);
   EXPECT_EQ(table.error().code, ErrorCode::kMountFailed);
@@ -176,6 +176,9 @@ TEST(NodeTable, RefusesATreeWithoutABase) {
   EXPECT_FALSE(NodeTable::build(contents));
   contents = small_tree();
   contents.latest = 3;
+  EXPECT_FALSE(NodeTable::build(contents));
+  contents = small_tree();
+  contents.versions[1].entries = nullptr;
   EXPECT_FALSE(NodeTable::build(contents));
 }
 

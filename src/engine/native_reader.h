@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <oneapi/tbb/task_arena.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "chain/snapshot.h"
+#include "common/bytes.h"
+#include "common/result.h"
+#include "engine/block_pool.h"
+#include "engine/cache.h"
+#include "engine/counters.h"
+#include "engine/engine.h"
+#include "engine/native_composer.h"
+#include "engine/native_trails.h"
+#include "engine/single_flight.h"
+
+namespace weightfs {
+
+/// Reads files of native versions.  Thread-safe.
+class NativeReader {
+ public:
+  NativeReader(const Snapshot& snapshot, Cache& cache, Counters& counters, tbb::task_arena& arena, bool verify)
+      : snapshot_(snapshot),
+        cache_(cache),
+        counters_(counters),
+        arena_(arena),
+        verify_(verify),
+        trails_(snapshot, cache),
+        composer_(snapshot, trails_, counters, verify) {}
+
+  /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.
+  Status read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out);
+  /// Engine::check_object().
+  Result<TensorCheck> check(size_t ordinal, size_t link, size_t object);
+
+ private:
+  using Trail = std::shared_ptr<const NativeTrail>;
+
+  /// A part of one unit that a read wants.
+  struct Part {
+    Trail trail;
+    const NativeTrail::Step* newest;  // in the trail
+    uint64_t unit;
+    uint64_t offset;  // in the unit
+    MutableBytes out;
+  };
+
+  Status read_object(size_t ordinal, size_t object, uint64_t offset, MutableBytes out, std::vector<Part>& parts);
+  Status read_base(const NativeTrail& trail, uint64_t offset, MutableBytes out);
+  Status copy(const Part& part);
+  Result<std::shared_ptr<const Block>> unit(const NativeTrail& trail, const NativeTrail::Step& newest, uint64_t index);
+  BlockPool& pool_of(const NativeTrail& trail) { return trail.unit > kBlockBytes ? *large_pool_ : *pool_; }
+
+  const Snapshot& snapshot_;
+  Cache& cache_;
+  Counters& counters_;
+  tbb::task_arena& arena_;
+  const bool verify_;
+  NativeTrails trails_;
+  NativeComposer composer_;
+  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>(kBlockBytes);
+  std::shared_ptr<BlockPool> large_pool_ = std::make_shared<BlockPool>(codec::kMaxBlockBytes);
+  SingleFlight<CacheKey, CacheKeyHash> decoding_;
+};
+
+}  // namespace weightfs

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which deltas made an object what it is.  A trail is found by asking the index of every version on the way
+// down, once; a version whose ancestor's trail is known already asks only the indices above that.
+//
+// Deadlock rule: whoever holds a lease of this class only reads files.
+#include "engine/native_trails.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/text.h"
+#include "engine/engine.h"
+#include "model/tree_layout.h"
+
+namespace weightfs {
+namespace {
+
+constexpr uint64_t kPatchCost = 128;  // a CodedPatch, about
+constexpr uint64_t kMaxUnits = UINT32_MAX;
+
+CacheKey key_of(size_t object, size_t ordinal, size_t index, CacheKind kind) {
+  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), static_cast<uint32_t>(index), kind};
+}
+
+}  // namespace
+
+uint64_t NativeTrail::cost() const { return sizeof(*this) + steps.size() * (sizeof(Step) + kPatchCost); }
+
+size_t NativeTrails::farthest_link(size_t ordinal) const {
+  const auto& links = snapshot_.state(ordinal).links;
+  size_t best = 0;
+  for (size_t i = 0; i < links.size(); ++i) {
+    if (!links[i].from) return i;
+    if (*links[i].from < *links[best].from) best = i;
+  }
+  return best;
+}
+
+/// One link down: adds the step if the link's delta touches the object.  Nothing below when the delta makes
+/// the object out of nothing.
+Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& place, size_t link,
+                                                                 NativeTrail& trail) const {
+  const NativeState& state = snapshot_.state(place.version);
+  const NativeLink& taken = state.links[link];
+  const auto below = taken.below(place.object);
+  auto patch = TRY(taken.delta->find(*state.folder->tree(), place.object, below.has_value()));
+  if (patch) {
+    trail.unit = std::max(trail.unit, patch->block_bytes());
+    trail.steps.push_back({static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
+                           static_cast<uint32_t>(place.object), std::move(patch)});
+  }
+  if (!below) return std::optional<Place>();
+  return std::optional<Place>(Place{*taken.from, *below});
+}
+
+/// From `place` down to the bottom, or to the first place whose trail is known.
+Status NativeTrails::follow(Place place, NativeTrail& trail) {
+  for (;;) {
+    if (snapshot_.state(place.version).links.empty()) {
+      trail.base = place.object;
+      return {};
+    }
+    if (const auto known = cache_.find<NativeTrail>(key_of(place.object, place.version, 0, CacheKind::kTrail))) {
+      trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
+      trail.base = known->base;
+      trail.unit = std::max(trail.unit, known->unit);
+      return {};
+    }
+    const auto below = TRY(descend(place, farthest_link(place.version), trail));
+    if (!below) return {};
+    place = *below;
+  }
+}
+
+Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTrail trail) const {
+  const NativeState& state = snapshot_.state(ordinal);
+  trail.bytes = state.folder->tree()->objects()[object].bytes;
+  trail.unit = std::max(trail.unit, kBlockBytes);
+  if (trail.bytes / kBlockBytes >= kMaxUnits) {
+    return Error{ErrorCode::kNativeLayout, quote(state.version->folder()) + ": object " + std::to_string(object) +
+                                               " has " + std::to_string(trail.bytes) + " bytes, which is too large"};
+  }
+  if (trail.bytes != 0 && trail.steps.empty() && !trail.base) {
+    return Error{ErrorCode::kNativeIndex, quote(state.version->folder()) + ": nothing says what the bytes of object " +
+                                              std::to_string(object) + " are; copy the version again"};
+  }
+  trail.steps.shrink_to_fit();
+  return trail;
+}
+
+Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
+  const CacheKey key = key_of(object, ordinal, 0, CacheKind::kTrail);
+  for (;;) {
+    if (auto found = cache_.find<NativeTrail>(key)) return found;
+    const auto lease = flights_.claim(key);
+    if (!lease) continue;
+    NativeTrail trail;
+    TRY(follow({ordinal, object}, trail));
+    auto found = std::make_shared<const NativeTrail>(TRY(finish(ordinal, object, std::move(trail))));
+    cache_.insert(key, found, found->cost());
+    return found;
+  }
+}
+
+Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {
+  NativeTrail trail;
+  const auto below = TRY(descend({ordinal, object}, link, trail));
+  if (below) TRY(follow(*below, trail));
+  return finish(ordinal, object, std::move(trail));
+}
+
+Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail::Step& step) {
+  const CacheKey key = key_of(step.object, step.version, step.link, CacheKind::kTable);
+  for (;;) {
+    if (auto found = cache_.find<BlockTable>(key)) return found;
+    const auto lease = flights_.claim(key);
+    if (!lease) continue;
+    if (auto found = cache_.find<BlockTable>(key)) return found;
+    auto table = TRY(step.patch->load_table());
+    cache_.insert(key, table, table->cost());
+    return table;
+  }
+}
+
+}  // namespace weightfs

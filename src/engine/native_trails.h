@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "chain/snapshot.h"
+#include "common/result.h"
+#include "delta/coded_patch.h"
+#include "engine/cache.h"
+#include "engine/single_flight.h"
+
+namespace weightfs {
+
+/// What the bytes of one object of one native version are made of.
+struct NativeTrail {
+  /// A delta that touches the object.
+  struct Step {
+    uint32_t version = 0;  ///< ordinal that the delta leads to
+    uint32_t link = 0;     ///< which of that version's links it is
+    uint32_t object = 0;   ///< of that version
+    std::shared_ptr<const CodedPatch> patch;
+  };
+  std::vector<Step> steps;     ///< newest first
+  std::optional<size_t> base;  ///< object of the base's files below all of them
+  uint64_t bytes = 0;          ///< of the object
+  uint64_t unit = 0;           ///< bytes that are composed at a time; no block of a step is larger
+
+  uint64_t cost() const;
+  uint64_t unit_size(uint64_t index) const { return std::min(unit, bytes - index * unit); }
+};
+
+/// Finds trails and block tables, lazily, and keeps them in the cache.  Thread-safe.
+///
+/// Of several ways to a version (its own delta, nets) a trail takes the one that leads farthest back.
+class NativeTrails {
+ public:
+  NativeTrails(const Snapshot& snapshot, Cache& cache) : snapshot_(snapshot), cache_(cache) {}
+
+  Result<std::shared_ptr<const NativeTrail>> find(size_t ordinal, size_t object);
+  /// The same with link `link` of that version as the first step, whether or not it would be taken.
+  Result<NativeTrail> find_through(size_t ordinal, size_t link, size_t object);
+  /// The blocks that a step touches.
+  Result<std::shared_ptr<const BlockTable>> table(const NativeTrail::Step& step);
+
+ private:
+  struct Place {
+    size_t version;
+    size_t object;
+  };
+
+  Result<std::optional<Place>> descend(const Place& place, size_t link, NativeTrail& trail) const;
+  Status follow(Place place, NativeTrail& trail);
+  Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail) const;
+  size_t farthest_link(size_t ordinal) const;
+
+  const Snapshot& snapshot_;
+  Cache& cache_;
+  SingleFlight<CacheKey, CacheKeyHash> flights_;
+};
+
+}  // namespace weightfs
