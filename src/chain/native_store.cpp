@@ -51,22 +51,6 @@ class StoreFileReader final : public JsonHandler {
   uint64_t version_ = 0;
 };
 
-Status check_store_file(const Files& files, const std::string& source) {
-  const std::string path = source + "/" + std::string(kStoreFileName);
-  const std::string text = TRY(files.read_all(path, kMaxStoreFileBytes));
-  StoreFileReader reader;
-  const Status parsed = parse_json_object(text, reader, ErrorCode::kNativeStore);
-  if (!parsed) return parsed.error().in(quote(path));
-  if (reader.format() != "weightfs-store") {
-    return Error{ErrorCode::kNativeStore, quote(path) + " is not the file that marks a weightfs store"};
-  }
-  if (reader.version() != kStoreVersion) {
-    return Error{ErrorCode::kNativeStore, quote(path) + ": a store of version " + std::to_string(reader.version()) +
-                                              "; this weightfs reads version " + std::to_string(kStoreVersion)};
-  }
-  return {};
-}
-
 std::vector<std::string> folders_in(const std::string& path) {
   std::vector<std::string> names;
   std::error_code error;
@@ -123,6 +107,22 @@ std::vector<StoreContents::Found> find_in(const Files& files, const std::string&
 bool is_native_store(const std::string& source) {
   std::error_code ignored;
   return fs::is_regular_file(source + "/" + std::string(kStoreFileName), ignored);
+}
+
+Status check_store_file(const Files& files, const std::string& source) {
+  const std::string path = source + "/" + std::string(kStoreFileName);
+  const std::string text = TRY(files.read_all(path, kMaxStoreFileBytes));
+  StoreFileReader reader;
+  const Status parsed = parse_json_object(text, reader, ErrorCode::kNativeStore);
+  if (!parsed) return parsed.error().in(quote(path));
+  if (reader.format() != "weightfs-store") {
+    return Error{ErrorCode::kNativeStore, quote(path) + " is not the file that marks a weightfs store"};
+  }
+  if (reader.version() != kStoreVersion) {
+    return Error{ErrorCode::kNativeStore, quote(path) + ": a store of version " + std::to_string(reader.version()) +
+                                              "; this weightfs reads version " + std::to_string(kStoreVersion)};
+  }
+  return {};
 }
 
 Result<StoreContents> read_store(const Files& files, const std::string& source) {

@@ -19,6 +19,9 @@ inline constexpr std::string_view kBaseVersionName = "base";
 /// True for a folder that holds a store.json.
 bool is_native_store(const std::string& source);
 
+/// native.bad_store unless store.json says that this is a store of a version that is known here.
+Status check_store_file(const Files& files, const std::string& source);
+
 /// What lies in a native store, opened as far as manifests tell.
 struct StoreContents {
   struct Found {

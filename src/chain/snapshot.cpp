@@ -28,7 +28,10 @@ std::optional<size_t> NativeLink::below(size_t object) const {
 
 Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
                    std::optional<std::string> latest)
-    : base_(std::move(base)), versions_(std::move(versions)), histories_(base_->tensors().size()) {
+    : base_(std::move(base)),
+      versions_(std::move(versions)),
+      histories_(base_->tensors().size()),
+      first_changes_(base_->shards().size(), SIZE_MAX) {
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (!versions_[i].admitted()) continue;
     const size_t ordinal = admitted_.size();
@@ -36,6 +39,8 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
     if (!versions_[i].delta) continue;
     for (const DeltaTensor& change : versions_[i].delta->tensors) {
       histories_[change.tensor].push_back({ordinal, &change});
+      size_t& first = first_changes_[base_->tensors()[change.tensor].shard];
+      first = std::min(first, ordinal);
     }
   }
   latest_ = admitted_.size() - 1;
@@ -69,6 +74,15 @@ const Version* Snapshot::find(std::string_view name) const {
   if (const auto ordinal = find_admitted(name)) return &admitted(*ordinal);
   const auto found = std::find_if(versions_.begin(), versions_.end(), [&](const Version& v) { return v.name == name; });
   return found == versions_.end() ? nullptr : &*found;
+}
+
+std::shared_ptr<FileSource> Snapshot::untouched_file(size_t ordinal, size_t entry) const {
+  if (is_native() && !states_[ordinal].links.empty()) return nullptr;
+  const ModelFolder::Entry& file = folder(ordinal).entries()[entry];
+  if (file.kind == ModelFolder::EntryKind::kDirectory) return nullptr;
+  if (!is_native() && file.kind == ModelFolder::EntryKind::kShard && first_changes_[file.shard] <= ordinal)
+    return nullptr;
+  return file.source;
 }
 
 std::optional<size_t> Snapshot::step_at(size_t tensor, size_t ordinal) const {

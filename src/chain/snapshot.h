@@ -104,11 +104,17 @@ class Snapshot {
   /// still has the base's bytes.
   std::optional<size_t> step_at(size_t tensor, size_t ordinal) const;
 
+  /// The file of the base that holds exactly the bytes of entry `entry` in version `ordinal`: the entry is a
+  /// file, and no delta up to that version changes a tensor in it.  Null for any other, and for what a native
+  /// delta leaves alone: only its index tells.
+  std::shared_ptr<FileSource> untouched_file(size_t ordinal, size_t entry) const;
+
  private:
   std::shared_ptr<const ModelFolder> base_;
   std::vector<Version> versions_;
   std::vector<size_t> admitted_;
   std::vector<std::vector<TensorStep>> histories_;
+  std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it
   std::vector<NativeState> states_;  // by ordinal; empty for published formats
   size_t latest_ = 0;
 };

@@ -13,6 +13,7 @@ Result<int> run_log(const Options& options);
 Result<int> run_show(const Options& options);
 Result<int> run_verify(const Options& options);
 Result<int> run_export(const Options& options);
+Result<int> run_diff(const Options& options);
 Result<int> run_status(const Options& options);
 Result<int> run_init(const Options& options);
 Result<int> run_commit(const Options& options);

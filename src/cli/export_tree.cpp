@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writes one version as real files.  Everything goes into a new folder beside the target, is synced, and
-// then takes the target's name in one step that never replaces anything; whatever goes wrong before, the
-// new folder is removed.  All space is reserved first, so that a full disk is told within a second and
+// Writes one version as real files.  All space is reserved first, so that a full disk is told within a second and
 // not after an hour.
 #include "cli/export_tree.h"
 
@@ -22,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "cli/output_folder.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
@@ -31,10 +30,6 @@ using Entry = ModelFolder::Entry;
 
 constexpr uint64_t kPieceBytes = 8u << 20;
 constexpr unsigned kMaxWriters = 4;  // each composes on all processors; more only queue at the disk
-
-Error write_error(const std::string& path, int number) {
-  return {ErrorCode::kIoWrite, fmt::format("{}: {}", quote(path), std::strerror(number))};
-}
 
 Error disk_full(const std::string& path, int number, uint64_t needed, uint64_t free) {
   return {ErrorCode::kIoWrite,
@@ -47,89 +42,6 @@ uint64_t free_bytes(const std::string& folder) {
   struct statvfs space {};
   return statvfs(folder.c_str(), &space) == 0 ? uint64_t{space.f_bavail} * space.f_frsize : 0;
 }
-
-Error exists_error(const std::string& path) {
-  return {ErrorCode::kExportExists, fmt::format("{} exists already; weightfs never overwrites", quote(path))};
-}
-
-class Descriptor {
- public:
-  explicit Descriptor(int number) : number_(number) {}
-  ~Descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const { return number_; }
-  /// 0, or the errno: close() reports what a network filesystem could not write.
-  int close() { return ::close(std::exchange(number_, -1)) == 0 ? 0 : errno; }
-
- private:
-  int number_;
-};
-
-Status sync_folder(const std::string& path) {
-  const Descriptor folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() < 0) return write_error(path, errno);
-  // Some filesystems cannot sync folders and say EINVAL; there is nothing better to do on them.
-  if (fsync(folder.get()) != 0 && errno != EINVAL) return write_error(path, errno);
-  return {};
-}
-
-/// 0, or the errno that stopped it.
-int write_all(int descriptor, uint64_t offset, Bytes bytes) {
-  while (!bytes.empty()) {
-    const ssize_t wrote = pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return errno;
-    offset += static_cast<uint64_t>(wrote);
-    bytes = bytes.subspan(static_cast<size_t>(wrote));
-  }
-  return 0;
-}
-
-/// A folder beside the target that disappears unless it is published.
-class TemporaryFolder {
- public:
-  static Result<std::unique_ptr<TemporaryFolder>> create(const std::string& target) {
-    std::random_device random;
-    for (int attempt = 0; attempt < 100; ++attempt) {
-      std::string path = fmt::format("{}.weightfs-tmp-{:08x}", target, random());
-      if (mkdir(path.c_str(), 0755) == 0) return std::unique_ptr<TemporaryFolder>(new TemporaryFolder(std::move(path)));
-      if (errno != EEXIST) return write_error(path, errno);
-    }
-    return Error{ErrorCode::kIoWrite, fmt::format("no free name beside {}", quote(target))};
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!published_) std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-
-  Status publish(const std::string& target) {
-    int failure = renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) == 0 ? 0 : errno;
-    if (failure == EINVAL || failure == ENOSYS) {
-      // A filesystem without RENAME_NOREPLACE: rename() replaces nothing but an empty folder made just now.
-      struct stat status {};
-      if (lstat(target.c_str(), &status) == 0) return exists_error(target);
-      failure = std::rename(path_.c_str(), target.c_str()) == 0 ? 0 : errno;
-    }
-    if (failure == EEXIST || failure == ENOTEMPTY) return exists_error(target);
-    if (failure != 0) return write_error(target, failure);
-    published_ = true;
-    return {};
-  }
-
- private:
-  explicit TemporaryFolder(std::string path) : path_(std::move(path)) {}
-
-  std::string path_;
-  bool published_ = false;
-};
 
 class Exporter {
  public:
@@ -225,7 +137,7 @@ class Exporter {
   }
 
   Status copy_piece(int descriptor, size_t entry, uint64_t offset, std::vector<std::byte>& buffer) const {
-    if (hooks_.stopped && hooks_.stopped()) return Error{ErrorCode::kIoWrite, "interrupted; nothing was left behind"};
+    if (hooks_.stopped && hooks_.stopped()) return interrupted();
     const MutableBytes piece =
         MutableBytes(buffer).first(std::min<uint64_t>(buffer.size(), entries_[entry].size - offset));
     TRY(engine_.read(ordinal_, entry, offset, piece));
@@ -252,18 +164,8 @@ uint64_t export_bytes(const ModelFolder& folder) {
 }
 
 Status export_version(Engine& engine, size_t ordinal, const std::string& directory, const ExportHooks& hooks) {
-  std::string target = directory;
-  while (target.size() > 1 && target.back() == '/') target.pop_back();
-  struct stat status {};
-  if (lstat(target.c_str(), &status) == 0) return exists_error(target);
-  const std::filesystem::path parent = std::filesystem::path(target).parent_path();
-  const std::string parent_path = parent.empty() ? "." : parent.string();
-  if (stat(parent_path.c_str(), &status) != 0) return write_error(parent_path, errno);
-  const auto folder = TRY(TemporaryFolder::create(target));
-  TRY(Exporter(engine, ordinal, folder->path(), hooks).run());
-  if (hooks.stopped && hooks.stopped()) return Error{ErrorCode::kIoWrite, "interrupted; nothing was left behind"};
-  TRY(folder->publish(target));
-  return sync_folder(parent_path);
+  return make_folder(directory, hooks.stopped,
+                     [&](const std::string& path) { return Exporter(engine, ordinal, path, hooks).run(); });
 }
 
 }  // namespace weightfs::cli

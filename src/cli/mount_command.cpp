@@ -42,9 +42,11 @@ class MountReport final : public ControlFiles {
   MountReport(std::shared_ptr<const Snapshot> snapshot, std::shared_ptr<Engine> engine, Files files)
       : snapshot_(std::move(snapshot)), engine_(std::move(engine)), files_(std::move(files)) {}
 
-  void set_facts(MountFacts facts) {
+  /// `session` must live as long as anybody asks.
+  void set_facts(MountFacts facts, const Session& session) {
     const std::lock_guard lock(mutex_);
     facts_ = std::move(facts);
+    session_ = &session;
   }
   std::string status_json() override { return cli::status_json(*snapshot_, files_, engine_->status(), facts()); }
   std::string version_json(const std::string& name) override { return cli::version_json(*snapshot_, name); }
@@ -52,7 +54,13 @@ class MountReport final : public ControlFiles {
  private:
   MountFacts facts() {
     const std::lock_guard lock(mutex_);
+    if (session_ != nullptr) note_passthrough(facts_, session_->passthrough());
     return facts_;
+  }
+  static void note_passthrough(MountFacts& facts, PassthroughState state) {
+    facts.passthrough = std::move(state.state);
+    facts.passthrough_open = state.open_files;
+    facts.passthrough_refused = state.refused;
   }
 
   std::shared_ptr<const Snapshot> snapshot_;
@@ -60,6 +68,7 @@ class MountReport final : public ControlFiles {
   Files files_;
   std::mutex mutex_;
   MountFacts facts_;
+  const Session* session_ = nullptr;
 };
 
 /// Stops a session when SIGTERM, SIGINT or SIGHUP arrives.  Create before any other thread, which then
@@ -163,6 +172,8 @@ MountFacts facts_of(const MountOptions& options, const Snapshot& snapshot, const
   facts.max_read = negotiated.max_read;
   facts.max_background = negotiated.max_background;
   facts.max_readahead = negotiated.max_readahead;
+  facts.read_ahead = negotiated.read_ahead;
+  facts.read_ahead_problem = negotiated.read_ahead_problem;
   return facts;
 }
 
@@ -190,11 +201,16 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
   MountReport& report = *owned_report;
   auto vfs = std::make_shared<Vfs>(std::move(table), engine_reader(engine), std::move(owned_report),
                                    VfsOptions{::getuid(), ::getgid()});
-  const auto session = TRY(Session::mount(vfs, {mount_point, options.source, options.allow_other, 0}));
+  const auto session = TRY(Session::mount(vfs, {.mount_point = mount_point,
+                                                .source = options.source,
+                                                .allow_other = options.allow_other,
+                                                .threads = 0,
+                                                .read_ahead = options.read_ahead,
+                                                .passthrough = options.passthrough}));
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
-    report.set_facts(facts);
+    report.set_facts(facts, *session);
     announce(*snapshot, facts);
     if (!notice.send()) ::kill(::getpid(), SIGTERM);
   });

@@ -6,6 +6,9 @@
 
 namespace weightfs::cli {
 
+/// Measured: see docs/PERFORMANCE.md.
+inline constexpr uint64_t kDefaultReadAhead = 4u << 20;
+
 /// `weightfs mount`, as the command line gives it.
 struct MountOptions {
   std::string source;
@@ -16,6 +19,8 @@ struct MountOptions {
   uint64_t memory_bytes = 0;  ///< 0: choose by default_memory_budget()
   unsigned threads = 0;       ///< decoding threads; 0: all processors
   bool allow_other = false;
+  uint64_t read_ahead = kDefaultReadAhead;  ///< bytes; 0: leave the kernel's
+  bool passthrough = true;                  ///< --passthrough=auto
   std::string log_level = "info";
   std::string log_file;  ///< empty: stderr in the foreground, else syslog
 };

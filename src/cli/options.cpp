@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kUsageStatus = 2;
 constexpr uint64_t kMinMemory = 16u << 20;
+constexpr uint64_t kMaxReadAhead = 1u << 30;
 
 constexpr const char* kMountGroup = "Mounts";
 constexpr const char* kSourceGroup = "Sources";
@@ -88,6 +89,26 @@ void add_mount_resources(CLI::App& app, MountOptions& mount) {
       ->group("Resources");
 }
 
+void add_mount_kernel(CLI::App& app, MountOptions& mount) {
+  app.add_option_function<std::string>(
+         "--read-ahead",
+         [&mount](const std::string& text) {
+           const auto bytes = parse_size(text);
+           if (!bytes) throw CLI::ValidationError("--read-ahead", "'" + text + "' is not a size such as 1M, or 0");
+           if (*bytes > kMaxReadAhead) throw CLI::ValidationError("--read-ahead", "at most 1G is possible");
+           mount.read_ahead = *bytes;
+         },
+         "How far the kernel reads ahead, where we run as root; 0 leaves\nits default of 128K (default: 4M)")
+      ->type_name("SIZE")
+      ->group("Kernel");
+  app.add_option_function<std::string>(
+         "--passthrough", [&mount](const std::string& mode) { mount.passthrough = mode == "auto"; },
+         "auto (default): files that no delta touches are read by the kernel\nitself, where it can; off: never")
+      ->check(CLI::IsMember({"auto", "off"}).description(""))
+      ->type_name("auto|off")
+      ->group("Kernel");
+}
+
 void add_mount_log(CLI::App& app, MountOptions& mount) {
   app.add_option("--log-level", mount.log_level, "trace, debug, info (default), warn, error or off")
       ->check([](const std::string& name) {
@@ -113,6 +134,7 @@ void declare_mount(CLI::App& root, Options& options) {
   app.add_flag("--allow-other", mount.allow_other,
                "Let other users read it\n(needs user_allow_other in /etc/fuse.conf)");
   add_mount_resources(app, mount);
+  add_mount_kernel(app, mount);
   add_mount_log(app, mount);
   app.footer(
       example("  weightfs mount --base models/Qwen3-0.6B runs/7/bucket /mnt/qwen\n"
@@ -183,7 +205,28 @@ void declare_export(CLI::App& root, Options& options) {
   add_positional(app, "DIR", options.directory, "Folder to create; an existing one is never touched");
   add_base(app, options.base);
   add_verify(app, options.verify);
-  app.footer(example("  weightfs export --base models/Qwen3-0.6B runs/7/bucket step_000042 /data/qwen-42\n"));
+  app.add_option("--as", options.as,
+                 "safetensors (default): the version's own files; weight_v, trl:\n"
+                 "a chain of deltas that leads from the base to VERSION")
+      ->check(CLI::IsMember({"safetensors", "weight_v", "trl"}).description(""))
+      ->type_name("FORMAT");
+  app.add_option("--from", options.from, "Let the chain start at this version instead of the base")->type_name("NAME");
+  app.footer(
+      example("  weightfs export --base models/Qwen3-0.6B runs/7/bucket step_000042 /data/qwen-42\n"
+              "  weightfs export --as weight_v runs/7/store latest /data/updates\n"));
+}
+
+void declare_diff(CLI::App& root, Options& options) {
+  auto& app = *root.add_subcommand("diff", "Compare two checkpoints tensor by tensor");
+  app.group(kSourceGroup);
+  add_positional(app, "OLD", options.old_checkpoint, "A checkpoint folder, or SOURCE@VERSION");
+  add_positional(app, "NEW", options.new_checkpoint, "The same");
+  add_base(app, options.base);
+  add_verify(app, options.verify);
+  add_json(app, options.json);
+  app.footer(
+      example("  weightfs diff checkpoints/100 checkpoints/200\n"
+              "  weightfs diff --base models/Qwen3-0.6B runs/7@weight_v000001 runs/7@latest\n"));
 }
 
 const std::vector<std::pair<std::string, Command>>& command_names() {
@@ -192,6 +235,7 @@ const std::vector<std::pair<std::string, Command>>& command_names() {
       {"log", Command::kLog},       {"show", Command::kShow},     {"verify", Command::kVerify},
       {"export", Command::kExport}, {"init", Command::kInit},     {"commit", Command::kCommit},
       {"import", Command::kImport}, {"squash", Command::kSquash}, {"prune", Command::kPrune},
+      {"diff", Command::kDiff},
   };
   return kNames;
 }
@@ -214,6 +258,7 @@ std::unique_ptr<CLI::App> declare(Options& options, std::vector<std::string>& ve
   declare_show(*app, options);
   declare_verify(*app, options, verify_named);
   declare_export(*app, options);
+  declare_diff(*app, options);
   declare_store_commands(*app, options, kExitStatus);
   return app;
 }
@@ -269,6 +314,9 @@ ParseResult parse_options(int argc, const char* const* argv) {
   if (chosen.empty()) return printed(app->help());
   for (const auto& [name, command] : command_names()) {
     if (name == chosen) options.command = command;
+  }
+  if (!options.from.empty() && options.as == "safetensors") {
+    return usage_error(chosen, "--from needs --as weight_v or --as trl: a folder of safetensors has no start");
   }
   if (options.command == Command::kVerify) options.versions = std::move(verify_named);
   ParseResult result;

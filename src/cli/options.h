@@ -18,6 +18,7 @@ enum class Command {
   kShow,
   kVerify,
   kExport,
+  kDiff,
   kStatus,
   kInit,
   kCommit,
@@ -48,7 +49,11 @@ struct Options {
   std::string mount_point;            ///< umount, status
   std::string directory;              ///< export: DIR
   std::vector<std::string> versions;  ///< show and export: exactly one; verify: those named
+  std::string old_checkpoint;         ///< diff: a folder or SOURCE@VERSION
+  std::string new_checkpoint;         ///< diff: the same
   std::string base;                   ///< --base
+  std::string as = "safetensors";     ///< export --as: safetensors, weight_v or trl
+  std::string from;                   ///< export --from: the version that a chain starts at; empty: the base
   bool verify = true;                 ///< --verify=tensor
   bool json = false;                  ///< --json
   bool all = false;                   ///< show --all

@@ -58,12 +58,36 @@ Json version_object(const Version& version) {
   };
 }
 
-Json served_object(const Version& version) {
+/// What a file's bytes come from: files on disk read by the kernel or by us, or decoding.
+std::string_view serving_of(const Snapshot& snapshot, size_t ordinal, size_t entry, bool passthrough) {
+  if (!snapshot.untouched_file(ordinal, entry)) return "decode";
+  return passthrough ? "passthrough" : "base";
+}
+
+/// How many files of an admitted version are served in which way.
+Json served_files(const Snapshot& snapshot, size_t ordinal, bool passthrough) {
+  Json counts = {{"passthrough", 0}, {"base", 0}, {"decode", 0}};
+  const auto& entries = snapshot.folder(ordinal).entries();
+  for (size_t entry = 0; entry < entries.size(); ++entry) {
+    if (entries[entry].kind == ModelFolder::EntryKind::kDirectory) continue;
+    auto& count = counts[serving_of(snapshot, ordinal, entry, passthrough)];
+    count = count.get<uint64_t>() + 1;
+  }
+  return counts;
+}
+
+/// The way of a version is that of its slowest file.
+Json served_object(const Snapshot& snapshot, const Version& version, const MountFacts& facts) {
   Json object = version_object(version);
   Json served_by = nullptr;
-  const bool on_disk = version.kind == VersionKind::kBase && version.format != "native-full";
-  if (version.admitted()) served_by = on_disk ? "base" : "decode";
-  object["served_by"] = served_by;
+  Json files = nullptr;
+  if (const auto ordinal = version.admitted() ? snapshot.find_admitted(version.name) : std::nullopt) {
+    const bool passthrough = facts.passthrough == "on";
+    files = served_files(snapshot, *ordinal, passthrough);
+    served_by = files["decode"] != 0 ? "decode" : passthrough ? "passthrough" : "base";
+  }
+  object["served_by"] = std::move(served_by);
+  object["served_files"] = std::move(files);
   return object;
 }
 
@@ -169,9 +193,16 @@ Json memory_object(const EngineStatus& engine) {
 
 Json kernel_object(const MountFacts& facts) {
   return {
-      {"protocol", facts.protocol},           {"capabilities", facts.capabilities},
-      {"max_read", facts.max_read},           {"max_background", facts.max_background},
+      {"protocol", facts.protocol},
+      {"capabilities", facts.capabilities},
+      {"max_read", facts.max_read},
+      {"max_background", facts.max_background},
       {"max_readahead", facts.max_readahead},
+      {"read_ahead", facts.read_ahead == 0 ? Json(nullptr) : Json(facts.read_ahead)},
+      {"read_ahead_problem", facts.read_ahead_problem.empty() ? Json(nullptr) : Json(facts.read_ahead_problem)},
+      {"passthrough", facts.passthrough},
+      {"passthrough_open", facts.passthrough_open},
+      {"passthrough_refused", facts.passthrough_refused},
   };
 }
 
@@ -203,7 +234,7 @@ std::string version_json(const Snapshot& snapshot, std::string_view name) {
 std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
                         const MountFacts& facts) {
   Json versions = Json::array();
-  for (const auto& version : snapshot.versions()) versions.push_back(served_object(version));
+  for (const auto& version : snapshot.versions()) versions.push_back(served_object(snapshot, version, facts));
   return json_text({
       {"pid", facts.pid},
       {"version", WEIGHTFS_VERSION},

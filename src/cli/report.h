@@ -28,6 +28,11 @@ struct MountFacts {
   unsigned max_read = 0;  ///< bytes
   unsigned max_background = 0;
   unsigned max_readahead = 0;  ///< bytes
+  uint64_t read_ahead = 0;     ///< bytes in force; 0: unknown
+  std::string read_ahead_problem;
+  std::string passthrough;  ///< "on", or why not
+  size_t passthrough_open = 0;
+  uint64_t passthrough_refused = 0;
 };
 
 /// What Engine::check_tensor counted, by base tensor index: elements, or bytes where a format lists those.

@@ -36,6 +36,8 @@ std::string_view command_name(Command command) {
       return "verify";
     case Command::kExport:
       return "export";
+    case Command::kDiff:
+      return "diff";
     case Command::kStatus:
       return "status";
     case Command::kInit:
@@ -68,6 +70,8 @@ Result<int> run_command(const Options& options) {
       return run_verify(options);
     case Command::kExport:
       return run_export(options);
+    case Command::kDiff:
+      return run_diff(options);
     case Command::kStatus:
       return run_status(options);
     case Command::kInit:

@@ -89,6 +89,24 @@ void add_tied_tensors(const ModelFolder& base, Delta& delta) {
   }
 }
 
+std::vector<size_t> tied_tensors(const ModelFolder& base) {
+  std::vector<size_t> tied;
+  if (!base.ties_word_embeddings()) return tied;
+  const auto& tensors = base.tensors();
+  const auto is_pair = [&](const TensorInfo& a, const TensorInfo& b) {
+    return is_input_embedding(a.name) && is_output_embedding(b.name) && a.dtype == b.dtype && a.shape == b.shape;
+  };
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const TensorInfo& info = tensors[i].info;
+    if (!is_input_embedding(info.name) && !is_output_embedding(info.name)) continue;
+    const bool has_partner = std::any_of(tensors.begin(), tensors.end(), [&](const auto& other) {
+      return is_pair(info, other.info) || is_pair(other.info, info);
+    });
+    if (has_partner) tied.push_back(i);
+  }
+  return tied;
+}
+
 Status sort_tensors(const ModelFolder& base, Delta& delta) {
   const auto by_tensor = [](const DeltaTensor& a, const DeltaTensor& b) { return a.tensor < b.tensor; };
   std::stable_sort(delta.tensors.begin(), delta.tensors.end(), by_tensor);

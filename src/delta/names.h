@@ -37,6 +37,10 @@ class NameMap {
 /// shape agree).  Whether the base's bytes agree too is checked when the tensor is first read.
 void add_tied_tensors(const ModelFolder& base, Delta& delta);
 
+/// Input and output embeddings that may be taken for tied (config.json says so, dtype and shape agree), ascending;
+/// empty without a pair.  A delta in which one of them changes is only unambiguous when it names all of them.
+std::vector<size_t> tied_tensors(const ModelFolder& base);
+
 /// Sorts the delta's tensors by base tensor; fails with delta.ambiguous_name when one occurs twice.
 Status sort_tensors(const ModelFolder& base, Delta& delta);
 

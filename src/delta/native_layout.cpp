@@ -138,8 +138,10 @@ Result<NativeLayout> read_layout(LayoutStream& in, const TreeLayout* parent) {
   std::vector<std::byte> magic;
   TRY(in.take(sizeof kLayoutMagic, magic));
   if (load_le<uint32_t>(magic.data()) != kLayoutMagic) return in.error("it does not begin with the magic number WFL1");
+  const uint64_t count = TRY(in.varint("the number of files"));
+  if (count > kMaxTreeFiles) return in.error(fmt::format("{} files; at most {} are allowed", count, kMaxTreeFiles));
   std::vector<TreeFile> files;
-  for (uint64_t count = TRY(in.varint("the number of files")); count > 0; --count) files.push_back(TRY(read_file(in)));
+  for (uint64_t i = 0; i < count; ++i) files.push_back(TRY(read_file(in)));
   auto tree = TreeLayout::make(std::move(files), ErrorCode::kNativeLayout);
   if (!tree) return in.error(tree.error().message);
   NativeLayout layout;

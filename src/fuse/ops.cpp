@@ -3,8 +3,8 @@
 // true: exactly one reply a request, as the last thing an operation does; no exception reaches libfuse;
 // a read is answered with all its bytes or with an errno.
 //
-// Left to libfuse's own answers on purpose: opendir, release, releasedir and forget (nothing to do: handles
-// and nodes hold no state); flush, access, getxattr, listxattr, lseek (ENOSYS once, then the kernel never asks again).
+// Left to libfuse's own answers on purpose: opendir, releasedir and forget (nothing to do: handles and nodes
+// hold no state); flush, access, getxattr, listxattr, lseek (ENOSYS once, then the kernel never asks again).
 #include "fuse/ops.h"
 
 #include <fcntl.h>
@@ -127,11 +127,30 @@ void on_readlink(fuse_req_t request, fuse_ino_t id) {
   });
 }
 
+/// Opens a file of a version while passthrough is on; replies unless it answers an errno.
+int open_from_disk(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* file) {
+  Passthrough& passthrough = context_of(request).passthrough;
+  const auto opened = passthrough.open(id, vfs.lend(id));
+  if (!opened) {
+    log::event(log::Level::kError, "open.failed", "inode {}: {}", id, opened.error().text());
+    return opened.error().posix();
+  }
+  file->fh = opened->handle;
+  file->keep_cache = 1;
+  const auto reply = passthrough_reply(*opened);
+  const int failed = opened->backing_id == 0
+                         ? fuse_reply_open(request, file)
+                         : fuse_reply_buf(request, reinterpret_cast<const char*>(&reply), sizeof reply);
+  if (failed != 0) passthrough.release(id, opened->handle);  // the kernel knows nothing of this open
+  return 0;
+}
+
 void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
   guarded(request, "open", [&](Vfs& vfs) {
     if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC) != 0) return EROFS;
     const auto opened = vfs.open(id);
     if (!opened) return opened.error();
+    if (!opened->control && context_of(request).passthrough.on()) return open_from_disk(request, vfs, id, file);
     file->fh = opened->handle;
     file->direct_io = opened->control ? 1 : 0;
     file->keep_cache = opened->control ? 0 : 1;
@@ -148,6 +167,14 @@ void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_
     const auto count = vfs.read(id, file->fh, static_cast<uint64_t>(offset), {buffer, size});
     if (!count) return count.error();
     fuse_reply_buf(request, reinterpret_cast<const char*>(buffer), count->value());
+    return 0;
+  });
+}
+
+void on_release(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
+  guarded(request, "release", [&](Vfs&) {
+    context_of(request).passthrough.release(id, file->fh);
+    fuse_reply_err(request, 0);
     return 0;
   });
 }
@@ -215,6 +242,7 @@ const fuse_lowlevel_ops& operations() {
     ops.readlink = on_readlink;
     ops.open = on_open;
     ops.read = on_read;
+    ops.release = on_release;
     ops.readdir = on_readdir;
     ops.readdirplus = on_readdirplus;
     ops.statfs = on_statfs;

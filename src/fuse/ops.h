@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 
+#include "fuse/passthrough.h"
 #include "fuse/session.h"
 #include "vfs/vfs.h"
 
@@ -18,6 +19,7 @@ namespace weightfs {
 /// What every operation finds behind its request.
 struct OpsContext {
   std::shared_ptr<Vfs> vfs;
+  Passthrough passthrough;
   std::atomic<uint64_t> internal_errors{0};
   mutable std::mutex mutex;  // guards `negotiated`
   Negotiated negotiated;

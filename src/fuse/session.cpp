@@ -17,6 +17,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <span>
 #include <thread>
 
 #include "common/log.h"
@@ -24,6 +25,7 @@
 #include "fuse/kernel_mount.h"
 #include "fuse/mount_point.h"
 #include "fuse/ops.h"
+#include "fuse/read_ahead.h"
 
 namespace weightfs {
 
@@ -47,6 +49,7 @@ struct Session::Impl : OpsContext {
   fuse_session* session = nullptr;
   std::function<void()> on_ready;
   std::atomic<uint64_t> init_request{0};  // its id, between its arrival and our answer
+  std::atomic<bool> passthrough_offered{false};
 
   std::mutex life;
   std::condition_variable finished;
@@ -79,6 +82,10 @@ struct Session::Impl : OpsContext {
 
   Status open_session(KernelMount mount);
   int loop();
+  void got_init(std::span<const std::byte> message, uint64_t id);
+  ssize_t send_init_reply(int fd, iovec* parts, int count);
+  bool agree_on_passthrough(std::span<std::byte> reply);
+  void kernel_is_ready(int fd, bool use_passthrough);
 
   static Impl& of(void* userdata) { return *static_cast<Impl*>(static_cast<OpsContext*>(userdata)); }
   static ssize_t io_read(int fd, void* buffer, size_t length, void* userdata);
@@ -94,28 +101,64 @@ ssize_t Session::Impl::io_read(int fd, void* buffer, size_t length, void* userda
   fuse_in_header header;
   if (got < static_cast<ssize_t>(sizeof header)) return got;
   std::memcpy(&header, buffer, sizeof header);
-  if (header.opcode == FUSE_INIT) of(userdata).init_request.store(header.unique);
+  if (header.opcode == FUSE_INIT) {
+    of(userdata).got_init({static_cast<const std::byte*>(buffer), static_cast<size_t>(got)}, header.unique);
+  }
   return got;
+}
+
+void Session::Impl::got_init(std::span<const std::byte> message, uint64_t id) {
+  passthrough_offered.store(offers_passthrough(message.subspan(sizeof(fuse_in_header))));
+  init_request.store(id);
 }
 
 ssize_t Session::Impl::io_writev(int fd, iovec* parts, int count, void* userdata) {
   Impl& self = of(userdata);
-  const ssize_t sent = ::writev(fd, parts, count);
   const uint64_t init = self.init_request.load(std::memory_order_relaxed);
-  if (init == 0 || sent < 0 || parts[0].iov_len < sizeof(fuse_out_header)) return sent;
+  if (init == 0 || count < 2 || parts[0].iov_len < sizeof(fuse_out_header)) return ::writev(fd, parts, count);
   fuse_out_header header;
   std::memcpy(&header, parts[0].iov_base, sizeof header);
-  if (header.unique != init || header.error != 0 || count < 2 || parts[1].iov_len < 2 * sizeof(uint32_t)) return sent;
-  self.init_request.store(0);
+  if (header.unique != init || header.error != 0) return ::writev(fd, parts, count);
+  return self.send_init_reply(fd, parts, count);
+}
+
+ssize_t Session::Impl::send_init_reply(int fd, iovec* parts, int count) {
+  const std::span reply(static_cast<std::byte*>(parts[1].iov_base), parts[1].iov_len);
+  const bool use_passthrough = agree_on_passthrough(reply);
+  const ssize_t sent = ::writev(fd, parts, count);
+  if (sent < 0 || reply.size() < 2 * sizeof(uint32_t)) return sent;
+  init_request.store(0);
   uint32_t version[2];  // fuse_init_out begins with the protocol that both sides speak
-  std::memcpy(version, parts[1].iov_base, sizeof version);
+  std::memcpy(version, reply.data(), sizeof version);
   {
-    const std::lock_guard lock(self.mutex);
-    self.negotiated.protocol_major = version[0];
-    self.negotiated.protocol_minor = std::min(version[1], self.negotiated.protocol_minor);
+    const std::lock_guard lock(mutex);
+    negotiated.protocol_major = version[0];
+    negotiated.protocol_minor = std::min(version[1], negotiated.protocol_minor);
   }
-  if (self.on_ready) self.on_ready();
+  kernel_is_ready(fd, use_passthrough);
+  if (on_ready) on_ready();
   return sent;
+}
+
+bool Session::Impl::agree_on_passthrough(std::span<std::byte> reply) {
+  if (!options.passthrough) {
+    passthrough.set_off("switched off (--passthrough=off)");
+  } else if (!passthrough_offered.load()) {
+    passthrough.set_off("this kernel does not offer it (Linux 6.9 and later do)");
+  } else if (ask_for_passthrough(reply)) {
+    return true;
+  }
+  return false;
+}
+
+/// The connection works, and nobody has been told yet that it does.
+void Session::Impl::kernel_is_ready(int fd, bool use_passthrough) {
+  if (use_passthrough) passthrough.start(Passthrough::kernel_of(fd), vfs->lend_any());
+  const ReadAhead ahead = set_read_ahead(mount_id, options.read_ahead);
+  if (!ahead.problem.empty()) log::write(log::Level::kInfo, "mount.read_ahead", ahead.problem);
+  const std::lock_guard lock(mutex);
+  negotiated.read_ahead = ahead.bytes;
+  negotiated.read_ahead_problem = ahead.problem;
 }
 
 Status Session::Impl::open_session(KernelMount mount) {
@@ -215,6 +258,11 @@ void Session::stop(std::chrono::milliseconds patience) {
 Negotiated Session::negotiated() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->negotiated;
+}
+
+PassthroughState Session::passthrough() const {
+  const auto counts = impl_->passthrough.counts();
+  return {impl_->passthrough.state(), counts.open_nodes, counts.refused};
 }
 
 uint64_t Session::internal_errors() const { return impl_->internal_errors.load(); }

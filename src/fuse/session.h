@@ -21,8 +21,17 @@ struct Negotiated {
   unsigned max_read = 0;                  ///< bytes
   unsigned max_background = 0;
   unsigned congestion_threshold = 0;
-  unsigned max_readahead = 0;  ///< bytes
+  unsigned max_readahead = 0;  ///< bytes, as INIT said
   std::string mounted_by;      ///< "mount(2)" or "fusermount3"
+  uint64_t read_ahead = 0;     ///< bytes in force; 0 where that cannot be found out
+  std::string read_ahead_problem;  ///< why the wish could not be fulfilled, or empty
+};
+
+/// What the kernel reads by itself from files on disk.
+struct PassthroughState {
+  std::string state;        ///< "on", or why it is not
+  size_t open_files = 0;    ///< read like that right now
+  uint64_t refused = 0;     ///< opens of files that the kernel did not take
 };
 
 struct SessionOptions {
@@ -30,6 +39,8 @@ struct SessionOptions {
   std::string source;        ///< name that mount tables show
   bool allow_other = false;  ///< let other users in
   unsigned threads = 0;      ///< that take requests; 0: max(16, 2 x processors)
+  uint64_t read_ahead = 0;   ///< bytes that the kernel shall read ahead, where privileges allow; 0: its default
+  bool passthrough = true;   ///< let the kernel read files that no delta touches, where it can
 };
 
 /// A mounted tree.  Life: mount(), serve() until stop() or somebody unmounts, destruction.
@@ -52,6 +63,7 @@ class Session {
 
   /// Complete once on_ready was called.
   Negotiated negotiated() const;
+  PassthroughState passthrough() const;
   /// Operations that failed on a broken assumption inside weightfs; each was logged.
   uint64_t internal_errors() const;
 

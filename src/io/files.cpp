@@ -261,6 +261,14 @@ Status FileSource::read_at(uint64_t offset, MutableBytes out) const {
   return {};
 }
 
+Result<LentFile> FileSource::lend() const {
+  const auto descriptor = TRY(shared_->acquire(*this));
+  struct stat status {};
+  if (::fstat(descriptor->fd, &status) != 0) return read_failed(path_, 0, errno);
+  TRY(check_same(path_, identity_, identity_of(status)));
+  return LentFile(descriptor, &descriptor->fd);
+}
+
 Status FileSource::check_path() const {
   struct stat status {};
   if (::stat(path_.c_str(), &status) != 0) {

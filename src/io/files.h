@@ -34,6 +34,9 @@ struct IoCounters {
 
 class FileSource;
 
+/// A descriptor that stays open while anybody holds this.
+using LentFile = std::shared_ptr<const int>;
+
 /// Opens files and keeps the number of open descriptors bounded: ones not used lately are closed and
 /// opened again on demand (and refused then, if another file sits at that path).
 /// Thread-safe.  Must outlive nothing: sources share ownership of what they need.
@@ -74,6 +77,9 @@ class FileSource final : public ByteSource {
   /// Fails with source.changed when another file now sits at the path.  A path where nothing is any
   /// more is fine: the bytes are still ours.  Costs one stat.
   Status check_path() const;
+  /// The open file itself, for whoever reads it without us.  Fails with source.changed when it is no longer
+  /// what was opened; what happens to it afterwards is for the borrower to notice.
+  Result<LentFile> lend() const;
 
  private:
   friend class Files::Shared;

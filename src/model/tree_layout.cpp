@@ -60,6 +60,9 @@ Status check_nesting(const std::vector<TreeFile>& files, ErrorCode malformed) {
 }
 
 Status check_paths(const std::vector<TreeFile>& files, ErrorCode malformed) {
+  if (files.size() > kMaxTreeFiles) {
+    return Error{malformed, fmt::format("a tree of {} files; at most {} are allowed", files.size(), kMaxTreeFiles)};
+  }
   for (size_t i = 0; i < files.size(); ++i) {
     if (!is_tree_path(files[i].path)) return about(malformed, files[i].path, "is not a path that a tree may have");
     if (i > 0 && files[i].path <= files[i - 1].path) {

@@ -23,7 +23,7 @@ std::string now_text() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime
 const std::string& root_digest(const std::vector<StoredVersion>& versions) {
   static const std::string kNone;
   for (const StoredVersion& version : versions) {
-    if (version.name() == kBaseName) return version.manifest.digest;
+    if (version.name() == kBaseVersionName) return version.manifest.digest;
   }
   return kNone;
 }

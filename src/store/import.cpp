@@ -3,7 +3,6 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -23,18 +22,13 @@ std::string time_text(int64_t nanoseconds) {
                      fmt::gmtime(static_cast<std::time_t>(nanoseconds / kNanosecondsPerSecond)));
 }
 
-bool is_store(const std::string& path) {
-  struct stat status {};
-  return stat((path + "/" + std::string(kStoreFileName)).c_str(), &status) == 0;
-}
-
 class Importer {
  public:
   Importer(const Files& files, const VersionSource& source, const Work& work, const ImportHooks& hooks)
       : files_(files), source_(source), snapshot_(source.snapshot()), work_(work), hooks_(hooks) {}
 
   Result<ImportReport> run(const std::string& store_path) {
-    if (!is_store(store_path)) TRY(make_store(store_path));
+    if (!is_native_store(store_path)) TRY(make_store(store_path));
     const Store store = TRY(Store::open(files_, store_path));
     const StoreLock lock = TRY(StoreLock::take(store.path()));
     versions_ = TRY(store.versions());
@@ -74,7 +68,7 @@ class Importer {
   Status check_base() {
     if (base_checked_) return {};
     begin(0);
-    const StoredVersion* base = TRY(find_version(versions_, kBaseName));
+    const StoredVersion* base = TRY(find_version(versions_, kBaseVersionName));
     const auto reader = TRY(source_.reader(0));
     if (TRY(same_content(*base, *reader))) {
       report_.skipped.push_back(base->name());

@@ -39,7 +39,7 @@ Status check_free(const std::string& path) {
   }
   for (fs::directory_iterator at(path + "/versions", error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename().string();
-    if (name != kBaseName && !name.starts_with(".tmp-")) return exists(path, "holds versions but no store.json");
+    if (name != kBaseVersionName && !name.starts_with(".tmp-")) return exists(path, "holds versions but no store.json");
   }
   return {};
 }
@@ -93,7 +93,7 @@ Result<DeltaOutcome> write_reference(const std::string& folder, const TreeReader
 Result<DeltaOutcome> write_base(const std::string& folder, const TreeReader& base, const InitOptions& options,
                                 const Work& work) {
   const auto kind = options.full ? NativeManifest::Kind::kFull : NativeManifest::Kind::kReference;
-  NativeManifest manifest = new_manifest(kind, std::string(kBaseName), {}, options.created, "");
+  NativeManifest manifest = new_manifest(kind, std::string(kBaseVersionName), {}, options.created, "");
   if (options.full) return write_delta(folder, EmptyReader(), base, kAutoBlockBytes, std::move(manifest), work);
   std::error_code error;
   const std::string path = fs::canonical(options.base, error).string();
@@ -125,7 +125,7 @@ Result<VersionReport> init_store_from(const std::string& path, const TreeReader&
   TRY(check_free(plain));
   const std::string versions = plain + "/versions";
   VersionReport report;
-  report.name = kBaseName;
+  report.name = kBaseVersionName;
   report.folder = versions + "/" + report.name;
   std::error_code error;
   if (fs::exists(report.folder, error)) TRY(remove_whole(versions, report.name));

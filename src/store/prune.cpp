@@ -51,7 +51,7 @@ class Pruner {
  private:
   /// versions_ stands in order, the base first.
   Status choose() {
-    if (versions_.empty() || versions_.front().name() != kBaseName) {
+    if (versions_.empty() || versions_.front().name() != kBaseVersionName) {
       return Error{ErrorCode::kNativeStore, fmt::format("{} has no base", quote(store_.path()))};
     }
     size_t first = versions_.size() - std::min<uint64_t>(options_.keep, versions_.size() - 1);

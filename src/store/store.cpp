@@ -12,7 +12,6 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <set>
 #include <utility>
@@ -24,15 +23,9 @@ namespace weightfs::store {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
-constexpr uint64_t kMaxStoreJson = 64u << 10;
 constexpr unsigned kFormatVersion = 1;
 constexpr size_t kNumberDigits = 6;
-
-Error not_a_store(const std::string& path, std::string_view why) {
-  return {ErrorCode::kNativeStore, fmt::format("{} is not a store: {}; 'weightfs init' makes one", quote(path), why)};
-}
 
 /// Parents before children; among those that may come next, the oldest, then by name.
 std::vector<StoredVersion> in_order(std::vector<StoredVersion> versions) {
@@ -48,7 +41,8 @@ std::vector<StoredVersion> in_order(std::vector<StoredVersion> versions) {
     if (parent && parent->name != versions[i].name() && names.contains(parent->name)) {
       children[parent->name].push_back(i);
     } else {
-      ready.insert(versions[i].name() == kBaseName ? std::pair{std::pair{std::string(), std::string()}, i} : key(i));
+      ready.insert(versions[i].name() == kBaseVersionName ? std::pair{std::pair{std::string(), std::string()}, i}
+                                                          : key(i));
     }
   }
   std::vector<StoredVersion> ordered;
@@ -66,18 +60,11 @@ std::vector<StoredVersion> in_order(std::vector<StoredVersion> versions) {
 Result<Store> Store::open(const Files& files, const std::string& path) {
   std::string plain = path;
   while (plain.size() > 1 && plain.back() == '/') plain.pop_back();
-  struct stat status {};
-  const std::string file = plain + "/" + std::string(kStoreFileName);
-  if (stat(file.c_str(), &status) != 0) return not_a_store(plain, "it has no store.json");
-  const std::string text = TRY(files.read_all(file, kMaxStoreJson));
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object() || json.value("format", Json()) != "weightfs-store")
-    return not_a_store(plain, "store.json is damaged");
-  if (json.value("version", Json()) != kFormatVersion) {
+  if (!is_native_store(plain)) {
     return Error{ErrorCode::kNativeStore,
-                 fmt::format("{} has format version {}, this weightfs knows {}; use a newer one", quote(plain),
-                             json.value("version", Json()).dump(), kFormatVersion)};
+                 fmt::format("{} is not a store: it has no store.json; 'weightfs init' makes one", quote(plain))};
   }
+  TRY(check_store_file(files, plain));
   return Store(files, std::move(plain));
 }
 
@@ -99,7 +86,7 @@ Result<std::vector<StoredVersion>> Store::read_folder(const std::string& path) c
     const std::string file = version.folder + "/" + std::string(kManifestFileName);
     struct stat status {};
     if (stat(file.c_str(), &status) != 0) continue;  // not complete: somebody copies it
-    auto manifest = NativeManifest::parse(TRY(files_->read_all(file, kMaxManifestBytes)));
+    auto manifest = NativeManifest::parse(TRY(files_.read_all(file, kMaxManifestBytes)));
     if (!manifest) return manifest.error().in(quote(file));
     version.manifest = *std::move(manifest);
     found.push_back(std::move(version));
@@ -139,7 +126,7 @@ std::string next_name(const std::vector<StoredVersion>& versions) {
 }
 
 Status check_version_name(const std::string& name) {
-  if (is_plain_file_name(name) && name != kBaseName && name != kLatestName) return {};
+  if (is_plain_file_name(name) && name != kBaseVersionName && name != kLatestName) return {};
   return Error{ErrorCode::kUsage,
                fmt::format("{} cannot be the name of a version: a plain file name is needed, not starting with a dot, "
                            "and neither 'base' nor 'latest'",

@@ -6,13 +6,13 @@
 #include <string_view>
 #include <vector>
 
+#include "chain/native_store.h"
 #include "common/result.h"
 #include "delta/native_manifest.h"
 #include "io/files.h"
 
 namespace weightfs::store {
 
-inline constexpr std::string_view kBaseName = "base";
 inline constexpr std::string_view kLatestName = "latest";
 
 /// A version (or net) that lies in a store: a complete folder with a sound manifest.
@@ -42,10 +42,10 @@ class Store {
   Result<std::vector<StoredVersion>> nets() const;
 
  private:
-  explicit Store(const Files& files, std::string path) : files_(&files), path_(std::move(path)) {}
+  explicit Store(Files files, std::string path) : files_(std::move(files)), path_(std::move(path)) {}
   Result<std::vector<StoredVersion>> read_folder(const std::string& path) const;
 
-  const Files* files_;
+  Files files_;  // shares its descriptors with the one it was copied from
   std::string path_;
 };
 
@@ -74,6 +74,5 @@ class StoreLock {
 
 /// Text of a new store.json, with a random id.
 std::string new_store_json();
-inline constexpr std::string_view kStoreFileName = "store.json";
 
 }  // namespace weightfs::store

@@ -14,6 +14,11 @@ class EngineReader final : public FileReader {
   Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) override {
     return engine_->read(ordinal, entry, offset, out);
   }
+  Result<LentFile> lend(size_t ordinal, size_t entry) override {
+    const auto file = engine_->snapshot().untouched_file(ordinal, entry);
+    if (!file) return LentFile();
+    return file->lend();
+  }
 
  private:
   std::shared_ptr<Engine> engine_;

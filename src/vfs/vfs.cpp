@@ -208,6 +208,21 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
   return count;
 }
 
+Result<LentFile> Vfs::lend(NodeId id) {
+  Node node;
+  if (!table_.find(id, node) || node.kind != Node::Kind::kEntry) return LentFile();
+  if (is_folder(table_.entries()[node.entry])) return LentFile();
+  return reader_->lend(node.index, node.entry);
+}
+
+LentFile Vfs::lend_any() {
+  for (size_t entry = 0; entry < table_.entries().size(); ++entry) {
+    if (is_folder(table_.entries()[entry])) continue;
+    if (const auto file = reader_->lend(0, entry); file && *file) return *file;
+  }
+  return nullptr;
+}
+
 std::string Vfs::render(const Node& node) const {
   if (node.kind == Node::Kind::kStatusFile) return control_->status_json();
   return control_->version_json(table_.contents().control_names[node.index]);

@@ -12,6 +12,7 @@
 
 #include "common/bytes.h"
 #include "common/result.h"
+#include "io/files.h"
 #include "vfs/control_handles.h"
 #include "vfs/node_table.h"
 #include "vfs/posix.h"
@@ -26,6 +27,9 @@ class FileReader {
   virtual ~FileReader() = default;
   /// Fills `out` with bytes of file `entry` in version `ordinal`; the range lies inside the file.
   virtual Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) = 0;
+  /// A file on disk with exactly the bytes of file `entry` in version `ordinal`; null when there is none,
+  /// which is the same answer every time.  Fails when that file has changed since it was admitted.
+  virtual Result<LentFile> lend(size_t /*ordinal*/, size_t /*entry*/) { return LentFile(); }
 };
 
 /// The reader of a real mount.
@@ -95,6 +99,12 @@ class Vfs {
   /// Fills the front of `out`; the answer says how much of it.
   Posix<ExactCount> read(NodeId id, uint64_t handle, uint64_t offset, MutableBytes out);
   struct statvfs statfs() const;
+
+  /// A file on disk that the kernel may read in place of this one; null for control files and whatever else
+  /// has no such file.  Fails as FileReader::lend() does.
+  Result<LentFile> lend(NodeId id);
+  /// The same of the first file in the tree that has one, else null: to find out whether the kernel takes it.
+  LentFile lend_any();
 
   static constexpr uint64_t kBlockSize = 256u << 10;  ///< st_blksize: the engine's block
 

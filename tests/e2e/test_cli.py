@@ -12,7 +12,7 @@ from conftest import BINARY, assert_same_tree, json_of, run_weightfs, succeed
 from reference import weight_v
 from runs import make_bucket, make_run
 
-COMMANDS = ["mount", "umount", "status", "log", "show", "verify", "export"]
+COMMANDS = ["mount", "umount", "status", "log", "show", "verify", "export", "diff"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -77,6 +77,12 @@ struct ServeOptions {
   std::string source = "/some/source";
   std::vector<FakeFile> files = small_model();
   std::chrono::milliseconds patience{10'000};
+  uint64_t read_ahead = 0;
+  bool passthrough = true;
+  /// In the serving process: the reader and the control files to use; by default the pattern and a counter.
+  std::function<std::unique_ptr<FileReader>()> make_reader = {};
+  std::function<std::unique_ptr<ControlFiles>()> make_control = {};
+  std::function<void(Session&)> before_serving = {};  ///< mounted, but nothing is answered yet
 };
 
 /// Exit statuses of the serving child.
@@ -133,13 +139,21 @@ class ServedMount {
     ::sigaddset(&signals, SIGTERM);
     ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     auto table = NodeTable::build(small_tree(options.files));
-    auto vfs = std::make_shared<Vfs>(std::move(table).value(), std::make_unique<PatternReader>(options.before_read),
-                                     std::make_unique<CountingControl>(), VfsOptions{::getuid(), ::getgid()});
-    auto session = Session::mount(vfs, {mount_point, options.source, options.allow_other, 0});
+    auto reader = options.make_reader ? options.make_reader() : std::make_unique<PatternReader>(options.before_read);
+    auto control = options.make_control ? options.make_control() : std::make_unique<CountingControl>();
+    auto vfs = std::make_shared<Vfs>(std::move(table).value(), std::move(reader), std::move(control),
+                                     VfsOptions{::getuid(), ::getgid()});
+    auto session = Session::mount(vfs, {.mount_point = mount_point,
+                                        .source = options.source,
+                                        .allow_other = options.allow_other,
+                                        .threads = 0,
+                                        .read_ahead = options.read_ahead,
+                                        .passthrough = options.passthrough});
     if (!session) {
       std::fprintf(stderr, "%s\n", session.error().text().c_str());
       return kChildMountFailed;
     }
+    if (options.before_serving) options.before_serving(**session);
     std::thread stopper([&] {
       int number = 0;
       ::sigwait(&signals, &number);

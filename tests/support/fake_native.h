@@ -30,6 +30,7 @@ struct FakeObject {
   std::string tensor;
   std::string bytes;
   uint32_t parent = NativeLayout::kNoParent;  ///< position in the parent's objects
+  std::string dtype = "U8";
 };
 
 using FakeObjects = std::vector<FakeObject>;
@@ -42,7 +43,7 @@ inline std::map<std::string, std::string> files_of(const FakeObjects& objects) {
     if (object.tensor.empty()) {
       files[object.path] = object.bytes;
     } else {
-      shards[object.path].push_back(MadeTensor::list(object.tensor, "U8", object.bytes));
+      shards[object.path].push_back(MadeTensor::list(object.tensor, object.dtype, object.bytes));
     }
   }
   for (const auto& [path, tensors] : shards) files[path] = safetensors_file(tensors);

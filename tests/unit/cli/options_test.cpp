@@ -17,7 +17,7 @@ ParseResult parse(std::vector<const char*> arguments) {
   return parse_options(static_cast<int>(arguments.size()), arguments.data());
 }
 
-const std::vector<const char*> kCommands = {"mount", "umount", "log", "show", "verify", "export", "status"};
+const std::vector<const char*> kCommands = {"mount", "umount", "log", "show", "verify", "export", "diff", "status"};
 
 TEST(Options, WithoutArgumentsHelpIsPrinted) {
   const auto result = parse({});
@@ -127,6 +127,31 @@ TEST(Options, ShowAndExportTakeOneVersion) {
   EXPECT_EQ(write.options->source, "s");
   EXPECT_THAT(write.options->versions, ElementsAre("v"));
   EXPECT_EQ(write.options->directory, "dir");
+}
+
+TEST(Options, ExportTakesAFormatAndAStart) {
+  EXPECT_EQ(parse({"export", "s", "v", "dir"}).options->as, "safetensors");
+  const auto chain = parse({"export", "s", "v", "dir", "--as", "trl", "--from", "step_000003"});
+  ASSERT_TRUE(chain.options) << chain.errors;
+  EXPECT_EQ(chain.options->as, "trl");
+  EXPECT_EQ(chain.options->from, "step_000003");
+  EXPECT_EQ(parse({"export", "s", "v", "dir", "--as", "weight_v"}).options->as, "weight_v");
+  EXPECT_EQ(parse({"export", "s", "v", "dir", "--as", "tar"}).exit_status, 2);
+  const auto no_chain = parse({"export", "s", "v", "dir", "--from", "v0"});
+  EXPECT_EQ(no_chain.exit_status, 2);
+  EXPECT_THAT(no_chain.errors, HasSubstr("--as"));
+}
+
+TEST(Options, DiffTakesTwoCheckpoints) {
+  const auto result = parse({"diff", "a", "runs@latest", "--json", "--base", "model", "--verify=off"});
+  ASSERT_TRUE(result.options) << result.errors;
+  EXPECT_EQ(result.options->command, Command::kDiff);
+  EXPECT_EQ(result.options->old_checkpoint, "a");
+  EXPECT_EQ(result.options->new_checkpoint, "runs@latest");
+  EXPECT_EQ(result.options->base, "model");
+  EXPECT_TRUE(result.options->json);
+  EXPECT_FALSE(result.options->verify);
+  EXPECT_EQ(parse({"diff", "a"}).exit_status, 2);
 }
 
 TEST(Options, TheOtherCommandsAreRecognised) {

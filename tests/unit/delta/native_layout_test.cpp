@@ -105,6 +105,9 @@ TEST(NativeLayout, CountsAreTrue) {
   EXPECT_EQ(code_of("WFL1" + varint(0) + varint(UINT64_MAX)), kBad);
   EXPECT_EQ(code_of("WFL1" + varint(1) + varint(UINT64_MAX) + "a"), kBad);
   EXPECT_EQ(code_of("WFL1" + varint(1) + varint(5000) + std::string(5000, 'a')), kBad);
+  std::string many = "WFL1" + varint(1'000'001);
+  for (int i = 0; i <= 1'000'000; ++i) many += varint(7) + std::to_string(1'000'000 + i) + varint(0) + '\2';
+  EXPECT_EQ(code_of(many + varint(0)), kBad);
   const std::string file = "WFL1" + varint(1) + varint(13) + "x.safetensors";
   for (const uint64_t header : {uint64_t{12}, uint64_t{101}, uint64_t{100'000'009}, UINT64_MAX}) {
     EXPECT_EQ(code_of(file + varint(100) + '\1' + varint(header) + std::string(20, 'h')), kBad) << header;

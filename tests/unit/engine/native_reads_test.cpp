@@ -173,7 +173,9 @@ TEST_P(NativeChains, ShowWhatWasPutIn) {
   grow(store, random, 10, seed % 3 != 0);
   open(store);
   expect_whole(store);
-  if (by_reference) EXPECT_GT(engine_->status().bytes_from_base, 0u);
+  if (by_reference) {
+    EXPECT_GT(engine_->status().bytes_from_base, 0u);
+  }
   EXPECT_EQ(engine_->status().block_failures, 0u);
   EXPECT_EQ(engine_->status().read_errors, 0u);
 }
@@ -494,7 +496,9 @@ TEST_F(NativeDamage, EveryFlippedByteOfASmallStoreIsFoundOrHarmless) {
         std::string out(700, '?');
         const Status status = read_status(shown, 0, out);
         EXPECT_EQ(status.has_value(), shown < v);
-        if (status) EXPECT_EQ(out, store_->objects(shown)[0].bytes);
+        if (status) {
+          EXPECT_EQ(out, store_->objects(shown)[0].bytes);
+        }
       }
       payload(v, 0)[at] ^= 0x10;
     }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "unit/store/outcome.h"
 #include "unit/store/stored.h"
 
 namespace weightfs::test {
@@ -14,18 +15,6 @@ namespace fs = std::filesystem;
 using testing::IsEmpty;
 
 constexpr uint64_t kSmallBlocks = 64u << 10;
-
-#define ASSERT_OK(expression)                                        \
-  do {                                                               \
-    const auto& outcome_ = (expression);                             \
-    ASSERT_TRUE(outcome_.has_value()) << outcome_.error().text();    \
-  } while (false)
-
-template <class T>
-ErrorCode code_of(const Result<T>& result) {
-  if (result) ADD_FAILURE() << "expected an error";
-  return result ? ErrorCode::kInternal : result.error().code;
-}
 
 /// How many random pairs to try; the full run of 10 000 takes minutes.
 uint64_t pair_count() {
@@ -61,10 +50,8 @@ TEST(Commit, RandomPairsReadBackByteForByte) {
 Checkpoint larger_checkpoint(Dice& dice) {
   Checkpoint made;
   made.shards["model.safetensors"] = {
-      weight_tensor(dice, "embed", "BF16", 5'000'000),
-      weight_tensor(dice, "norm", "F32", 300),
-      weight_tensor(dice, "up", "BF16", 700'000),
-      weight_tensor(dice, "bias", "BF16", 384),
+      weight_tensor(dice, "embed", "BF16", 5'000'000), weight_tensor(dice, "norm", "F32", 300),
+      weight_tensor(dice, "up", "BF16", 700'000),      weight_tensor(dice, "bias", "BF16", 384),
       weight_tensor(dice, "scale", "BF16", 384),
   };
   made.files["config.json"] = "{}";

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// FUSE passthrough over libfuse 3.14, which does not know it: the reply to INIT is completed on its way out,
+// the reply to OPEN is written here.  What must stay true: all opens of a node agree (the kernel fails the
+// one that does not), and what we count as open includes all that the kernel has open, so that an id is closed
+// only when no file uses it.
+#include "fuse/passthrough.h"
+
+#include <fmt/format.h>
+#include <linux/fuse.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "common/log.h"
+
+namespace weightfs {
+namespace {
+
+// From Linux 6.9's <linux/fuse.h>; older ones lack them.
+constexpr uint32_t kInitExt = 1u << 30;
+constexpr uint32_t kPassthroughFlag2 = 1u << (37 - 32);
+constexpr uint32_t kOpenPassthrough = 1u << 7;
+/// The backing files may not be stacked themselves: one more level is left for an overlayfs on top of us.
+constexpr uint32_t kStackDepth = 1;
+
+struct BackingMap {
+  int32_t fd;
+  uint32_t flags;
+  uint64_t padding;
+};
+constexpr auto kBackingOpen = _IOW(229, 1, BackingMap);
+constexpr auto kBackingClose = _IOW(229, 2, uint32_t);
+
+// fuse_init_in: major, minor, max_readahead, flags, flags2.
+constexpr size_t kRequestFlags = 12;
+constexpr size_t kRequestFlags2 = 16;
+// fuse_init_out: major, minor, max_readahead, flags, ..., flags2, max_stack_depth (the first unused word of old).
+constexpr size_t kReplyFlags = offsetof(fuse_init_out, flags);
+constexpr size_t kReplyFlags2 = offsetof(fuse_init_out, flags2);
+constexpr size_t kReplyStackDepth = kReplyFlags2 + sizeof(uint32_t);
+
+static_assert(sizeof(PassthroughReply) == sizeof(fuse_open_out));
+
+uint32_t load(std::span<const std::byte> message, size_t at) {
+  uint32_t value = 0;
+  std::memcpy(&value, message.data() + at, sizeof value);
+  return value;
+}
+
+void store(std::span<std::byte> message, size_t at, uint32_t value) {
+  std::memcpy(message.data() + at, &value, sizeof value);
+}
+
+/// Handles begin with bit 63, which control files' never have, and 31 bits of the time of day.
+uint64_t fresh_handle_base() {
+  const auto now = std::chrono::system_clock::now().time_since_epoch() / std::chrono::microseconds(1);
+  return (uint64_t{1} << 63) | (static_cast<uint64_t>(now) & 0x7FFFFFFFu) << 32;
+}
+
+std::string why_refused(int error) {
+  switch (error) {
+    case EPERM:
+      return "it takes CAP_SYS_ADMIN";
+    case ELOOP:
+      return "the base lies on a file system that is stacked on another (overlayfs, FUSE)";
+    case EOPNOTSUPP:
+      return "the file system of the base does not support it";
+    default:
+      return std::strerror(error);
+  }
+}
+
+}  // namespace
+
+bool offers_passthrough(std::span<const std::byte> init_request) {
+  if (init_request.size() < kRequestFlags2 + sizeof(uint32_t)) return false;
+  return (load(init_request, kRequestFlags) & kInitExt) != 0 &&
+         (load(init_request, kRequestFlags2) & kPassthroughFlag2) != 0;
+}
+
+bool ask_for_passthrough(std::span<std::byte> init_reply) {
+  if (init_reply.size() < kReplyStackDepth + sizeof(uint32_t)) return false;
+  store(init_reply, kReplyFlags, load(init_reply, kReplyFlags) | kInitExt);
+  store(init_reply, kReplyFlags2, load(init_reply, kReplyFlags2) | kPassthroughFlag2);
+  store(init_reply, kReplyStackDepth, kStackDepth);
+  return true;
+}
+
+PassthroughReply passthrough_reply(const Passthrough::Opened& opened) {
+  return {opened.handle, kOpenPassthrough, opened.backing_id};
+}
+
+Passthrough::Kernel Passthrough::kernel_of(int device) {
+  return {
+      [device](int fd) {
+        BackingMap map{fd, 0, 0};
+        const int id = ::ioctl(device, kBackingOpen, &map);
+        if (id > 0) return id;
+        return id < 0 ? -errno : -EINVAL;
+      },
+      [device](int id) {
+        auto number = static_cast<uint32_t>(id);
+        ::ioctl(device, kBackingClose, &number);
+      },
+  };
+}
+
+Passthrough::Passthrough() : handle_base_(fresh_handle_base()) {}
+
+void Passthrough::set_off(std::string reason) {
+  const std::lock_guard lock(mutex_);
+  reason_ = std::move(reason);
+}
+
+void Passthrough::start(Kernel kernel, const LentFile& sample) {
+  if (sample) {
+    const int id = kernel.open_backing(*sample);
+    if (id < 0) return set_off(why_refused(-id));
+    kernel.close_backing(id);
+  }
+  kernel_ = std::move(kernel);
+  on_.store(true, std::memory_order_release);
+}
+
+std::string Passthrough::state() const {
+  if (on()) return "on";
+  const std::lock_guard lock(mutex_);
+  return reason_;
+}
+
+int Passthrough::register_file(NodeId node, const LentFile& file) {
+  const int id = kernel_.open_backing(*file);
+  if (id > 0) return id;
+  if (refused_++ == 0) {  // usually the first of many alike
+    log::event(log::Level::kWarn, "passthrough.refused", "inode {}: {}; its reads are answered here", node,
+               why_refused(-id));
+  }
+  return 0;
+}
+
+Result<Passthrough::Opened> Passthrough::open(NodeId node, const Result<LentFile>& file) {
+  if (file && !*file) return Opened{};
+  const std::lock_guard lock(mutex_);
+  const auto [at, fresh] = nodes_.try_emplace(node);
+  Node& entry = at->second;
+  if (fresh && file) entry.id = register_file(node, *file);
+  if (!fresh && !file && entry.id != 0) return file.error();
+  ++entry.opens;
+  return Opened{handle_of(entry), entry.id};
+}
+
+void Passthrough::release(NodeId node, uint64_t handle) {
+  const std::lock_guard lock(mutex_);
+  const auto at = nodes_.find(node);
+  if (at == nodes_.end() || handle != handle_of(at->second) || --at->second.opens != 0) return;
+  if (at->second.id != 0) kernel_.close_backing(at->second.id);
+  nodes_.erase(at);
+}
+
+Passthrough::Counts Passthrough::counts() const {
+  const std::lock_guard lock(mutex_);
+  Counts counts{0, refused_};
+  for (const auto& [node, entry] : nodes_) counts.open_nodes += entry.id != 0 ? 1 : 0;
+  return counts;
+}
+
+}  // namespace weightfs
