@@ -213,8 +213,8 @@ class Store:
     def _open(self, kind: str) -> list[Version]:
         folder, opened = self.path / kind, []
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if entry.name.startswith(".tmp-"):
-                continue
+            if entry.name.startswith(".tmp-") or not (entry / "manifest.json").exists():
+                continue  # unfinished
             version = Version.open(entry)
             manifest = version.manifest
             name = manifest["name"]
