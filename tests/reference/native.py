@@ -49,6 +49,11 @@ def parse_manifest(text: bytes) -> dict:
     require(kind in KINDS, f"unknown kind {kind!r}")
     wanted = COMMON | ({"path"} if kind == "reference" else CODED) | ({"result"} if kind == "net" else set())
     require(wanted <= manifest.keys(), f"missing: {sorted(wanted - manifest.keys())}")
+    foreign = ({"path", "result"} | CODED) & (manifest.keys() - wanted)
+    require(not foreign, f"a {kind} has no {sorted(foreign)}")
+    require((manifest["parent"] is None) <= (kind in ("reference", "full")), f"a {kind} without a parent")
+    require((manifest["parent"] is None) == (manifest["root"] == ""), "parent and root")
+    require(kind != "full" or manifest["layout"] is not None, "a full version without a layout")
     end = text.rfind(LAST_MEMBER)
     require(end >= 0 and text[end:] == LAST_MEMBER + manifest["digest"].encode() + b'"}\n', "the digest is not last")
     require(xxh3_128(text[:end]) == manifest["digest"], "the manifest does not have its digest")
@@ -85,7 +90,7 @@ class Version:
     def check_payload_files(self) -> None:
         """They are ordinary safetensors files, and the manifest's offsets are those of their headers."""
         for number, file in enumerate(self.manifest.get("payload", [])):
-            require(file["file"] == f"payload-{number + 1:05d}.safetensors", f"payload file {file['file']}")
+            require(file["file"] != "manifest.json" and "/" not in file["file"], f"payload file {file['file']}")
             header = read_header(self.folder / file["file"])
             require((self.folder / file["file"]).stat().st_size == file["bytes"], f"{file['file']}: size")
             places = {name: (header.data_start + begin, end - begin)
@@ -160,6 +165,7 @@ def apply(version: Version, parent: State | None) -> State:
     index, size = version.index(tree), version.manifest["block_bytes"]
     objects = []
     for number, (place, source) in enumerate(zip(tree.objects, parents, strict=True)):
+        require(parent is not None or source is None, f"object {number} of a full version has a parent object")
         old = parent.objects[source] if source is not None else None
         parts = []
         for begin in range(0, place.size, size):
@@ -207,8 +213,8 @@ class Store:
     def _open(self, kind: str) -> list[Version]:
         folder, opened = self.path / kind, []
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if entry.name.startswith(".tmp-"):
-                continue
+            if entry.name.startswith(".tmp-") or not (entry / "manifest.json").exists():
+                continue  # unfinished
             version = Version.open(entry)
             manifest = version.manifest
             name = manifest["name"]

@@ -4,7 +4,7 @@
     python3 -m reference.native_golden FOLDER [NAME...]    with WEIGHTFS_BIN naming the program
 
 Stores in tests/golden/ are never made again: readers must read them for ever.  This is how they came to be, and how a
-later format version gets its own.  FOLDER/NAME is the store; FOLDER/NAME.sha256 has a line for every file of every
+later format version gets its own.  FOLDER/NAME is the store; FOLDER/NAME.sha256 and NAME.xxh3 have a line for every file of every
 version, from the folders that were committed and never from a reader.
 """
 
@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 from .native_trees import History
 from .native_writer import StoreWriter
@@ -60,9 +61,9 @@ def history(place: Path, states: list[dict[str, Tensor]], **options) -> Folders:
 
 
 def tiny(store: Path, place: Path) -> Folders:
-    """Small enough to try every bit: 1000 weights, one sparse and one dense step."""
+    """Small enough to try every bit: 300 weights, one sparse and one dense step."""
     rng = np.random.default_rng(1)
-    first = {"w": Tensor("BF16", (20, 50), floats(rng, 1000)), "s": Tensor("F32", (), floats(rng, 1, "F32"))}
+    first = {"w": Tensor("BF16", (20, 15), floats(rng, 300)), "s": Tensor("F32", (), floats(rng, 1, "F32"))}
     second = {name: nudged(rng, tensor, 0.02) for name, tensor in first.items()}
     third = {name: nudged(rng, tensor, 0.9, 3) for name, tensor in second.items()}
     folders = history(place, [first, second, third])
@@ -172,14 +173,14 @@ MAKERS = {"tiny": tiny, "widths": widths, "blocks": blocks, "layouts": layouts, 
           "python-a": python_a, "python-b": python_b}
 
 
-def listing(folders: Folders) -> str:
-    """Lines of `sha256sum`; an empty folder has the word "folder" in place of a sum."""
+def listing(folders: Folders, digest=lambda data: hashlib.sha256(data).hexdigest()) -> str:
+    """Lines like those of `sha256sum`; an empty folder has the word "folder" in place of a sum."""
     lines = []
     for name, folder in folders.items():
         for path in sorted(folder.rglob("*")):
             shown = f"{name}/{path.relative_to(folder).as_posix()}"
             if path.is_file():
-                lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {shown}")
+                lines.append(f"{digest(path.read_bytes())}  {shown}")
             elif not any(path.iterdir()):
                 lines.append(f"folder  {shown}")
     return "\n".join(lines) + "\n"
@@ -197,6 +198,7 @@ def main() -> int:
             folders = MAKERS[name](store, Path(place) / "folders")
             shutil.copytree(store, target / name)  # fails where there is one already
             (target / f"{name}.sha256").write_text(listing(folders))
+            (target / f"{name}.xxh3").write_text(listing(folders, xxhash.xxh3_128_hexdigest))
         size = sum(path.stat().st_size for path in (target / name).rglob("*") if path.is_file())
         print(f"{name}: {size} bytes")
     return 0

@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import xxhash
 
-from .native_blocks import Params, Reader, parse_params, require
+from .native_blocks import RAW, Params, Reader, parse_params, require
 from .native_layout import Tree
 
 MAGIC = 0x31584657  # "WFX1"
 HEADER_BYTES = 24
 ENTRY_BYTES = 24  # of the directory
 MAX_ENTRIES = 1024  # of a record
+MAX_GROUP_BYTES = 1 << 16
 UNKNOWN = (1 << 64) - 1
 
 
@@ -59,10 +60,13 @@ def parse_index(data: bytes, head: int, tree: Tree, block_bytes: int, blocks_byt
     index, total = Index({}, None if changed == UNKNOWN else changed), 0
     for number, group in enumerate(groups):
         require(group.offset == reader.position, f"group {number} does not begin where the last one ends")
+        require(1 <= group.length <= MAX_GROUP_BYTES, f"group {number} has {group.length} bytes")
         content = reader.take(group.length)
         require(xxhash.xxh3_64_intdigest(content) == group.digest, f"group {number} is damaged")
-        parser = _GroupParser(content, group, tree, block_bytes, index)
-        total += parser.run()
+        total += _GroupParser(content, group, tree, block_bytes, index).run()
+        if number + 1 < count:
+            after = (groups[number + 1].object, groups[number + 1].first_block)
+            require(next(reversed(index.blocks)) < after, f"group {number} reaches into the next one")
     reader.end("the index")
     _check_payloads(index, blocks_bytes)
     require(touched == len({object for object, _ in index.blocks}), "the number of touched objects is wrong")
@@ -72,8 +76,8 @@ def parse_index(data: bytes, head: int, tree: Tree, block_bytes: int, blocks_byt
 
 def _check_payloads(index: Index, blocks_bytes: int) -> None:
     end = 0
-    for block in sorted(index.blocks.values(), key=lambda block: (block.offset, block.length)):
-        require(block.offset >= end, "payloads overlap")
+    for block in index.blocks.values():
+        require(block.offset >= end, "payloads overlap or do not ascend")
         end = block.offset + block.length
     require(end <= blocks_bytes, "a payload lies outside the blocks")
 
@@ -106,25 +110,32 @@ class _GroupParser:
         changed = reader.varint()
         self.record = reader.take(reader.varint()) or self.record
         params = parse_params(self.record, place.width)
-        entries = 0
-        for _ in range(reader.varint()):
-            block += reader.varint()
-            count = reader.varint()
-            require(count >= 1, "a run of no blocks")
-            for number in range(block, block + min(count, MAX_ENTRIES + 1)):
+        entries, touched = 0, 0
+        runs = reader.varint()
+        require(1 <= runs <= MAX_ENTRIES, f"{runs} runs")
+        for run in range(runs):
+            skipped, count = reader.varint(), reader.varint()
+            require((skipped == 0) == (run == 0), "runs are not cut as they should be")
+            require(1 <= count and entries + count <= MAX_ENTRIES, f"a run of {count} blocks")
+            block += skipped
+            for number in range(block, block + count):
                 payload += self._entry(number, payload, params)
+                touched += self._size(number)
             block += count
             entries += count
-        require(1 <= entries <= MAX_ENTRIES, f"a record of {entries} entries")
-        require(changed * place.width <= place.size, f"object {self.object} has not {changed} elements")
+        require(changed * place.width <= touched, f"object {self.object}: more changes than elements")
         self.payload_end = payload
         return changed
+
+    def _size(self, block: int) -> int:
+        return min(self.block_bytes, self.tree.objects[self.object].size - block * self.block_bytes)
 
     def _entry(self, block: int, payload: int, params: Params) -> int:
         place = (self.object, block)
         require(block * self.block_bytes < self.tree.objects[self.object].size, f"{place} lies outside its object")
         require(not self.index.blocks or place > next(reversed(self.index.blocks)), f"{place} does not ascend")
         value = self.reader.varint()
-        length, coding = value >> 2, value & 3
+        length, coding, size = value >> 2, value & 3, self._size(block)
+        require(length == size if coding == RAW else length <= size, f"{place}: a payload of {length} bytes")
         self.index.blocks[place] = Block(payload, length, coding, self.reader.number(8), params)
         return length

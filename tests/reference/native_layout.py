@@ -18,6 +18,7 @@ from .safetensors_io import MAX_HEADER_BYTES, FormatError
 PLAIN, SAFETENSORS, EMPTY_FOLDER = range(3)
 MAGIC = 0x314C4657  # "WFL1"
 MAX_LAYOUT_BYTES = 1 << 30
+MAX_WINDOW = 8 << 20
 SUFFIX = ".safetensors"
 
 # dtype -> bits an element: all of safetensors 0.8.
@@ -66,6 +67,7 @@ class Tree:
         check_paths(self.files)
         for number, file in enumerate(self.files):
             if file.kind == SAFETENSORS:
+                require(file.path.endswith(SUFFIX), f"{file.path}: not the name of a safetensors file")
                 for name, (dtype, _, begin, end) in sorted_records(parse_header(file.header, file.size)):
                     self.objects.append(
                         Object(number, len(file.header) + begin, end - begin, element_bytes_of(dtype), name))
@@ -89,7 +91,10 @@ class Tree:
 
 
 def is_plain_path(path: str) -> bool:
-    return "\0" not in path and all(part not in ("", ".", "..") for part in path.split("/"))
+    parts = path.split("/")
+    if "\0" in path or len(os.fsencode(path)) > 4096 or len(parts) > 64:
+        return False
+    return all(part not in ("", ".", "..") and len(os.fsencode(part)) <= 255 for part in parts)
 
 
 def check_paths(files: Iterable[File]) -> None:
@@ -196,7 +201,7 @@ def parse_layout(frame: bytes) -> tuple[Tree, list[int | None]]:
     files = []
     for _ in range(reader.varint()):
         try:
-            path = reader.take(reader.varint()).decode("utf-8", "surrogateescape")
+            path = reader.take(reader.varint()).decode("utf-8")
         except ValueError as error:
             raise FormatError(f"bad path: {error}") from error
         size, kind = reader.varint(), reader.number(1)
@@ -223,6 +228,7 @@ def _content(frame: bytes) -> bytes:
     try:
         size = zstandard.get_frame_parameters(frame).content_size
         require(size <= MAX_LAYOUT_BYTES, "the layout does not say its size, or is too large")
+        require(zstandard.get_frame_parameters(frame).window_size <= MAX_WINDOW, "the layout's window is too large")
         content = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"bad layout frame: {error}") from error

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes native stores for tests, with random valid choices that the product's writer never makes.
 
-Records and groups are cut at random, payloads have gaps and lie in any order, tensors in payload files stand in any
-order, parameters change from record to record, unchanged blocks are coded although they need not be, and objects
+Records and groups are cut at random, there are gaps between payloads, tensors in payload files stand in any order, parameters change from record to record, unchanged blocks are coded although they need not be, and objects
 take their content from any parent object that has the right size.
 """
 
@@ -55,7 +54,6 @@ def layout_content(tree: Tree, parents: list[int | None]) -> bytes:
 @dataclass
 class _Record:
     object: int
-    first_block: int
     payload: int
     changed: int
     params: bytes
@@ -176,13 +174,10 @@ class StoreWriter:
     def _records(self, state: State, start: State | None, parents: list[int | None],
                  block_bytes: int) -> tuple[_Payload, list[_Record]]:
         payload, records = _Payload(), []
-        order = list(range(len(parents)))
-        if self.rng.random() < 0.5:  # payloads need not lie in the order of the objects
-            self.rng.shuffle(order)
-        for i in order:
+        for i in range(len(parents)):
             old = start.objects[parents[i]] if parents[i] is not None else None
             records += self._object(payload, i, state.tree.objects[i].width, old, state.objects[i], block_bytes)
-        return payload, sorted(records, key=lambda record: (record.object, record.entries[0][0]))
+        return payload, records
 
     def _object(self, payload: _Payload, i: int, width: int, old: bytes | None, new: bytes,
                 block_bytes: int) -> list[_Record]:
@@ -212,27 +207,22 @@ class StoreWriter:
         start = payload.end
         for _, _, data, _, _ in blocks:
             payload.files[-1] += data
-        first = rng.randint(0, blocks[0][0]) if rng.random() < 0.3 else blocks[0][0]
         entries = [(block, len(data), coding, digest) for block, coding, data, digest, _ in blocks]
-        return _Record(i, first, start, sum(block[4] for block in blocks), serialise(params), entries)
+        return _Record(i, start, sum(block[4] for block in blocks), serialise(params), entries)
 
     # --- index ----------------------------------------------------------------------------------------
 
     def _index(self, records: list[_Record], objects: int, changed: int | None) -> tuple[bytes, int]:
         groups: list[list[_Record]] = []
-        last_block: dict[int, int] = {}
-        for record in records:  # runs count from a block behind the last record's
-            record.first_block = max(record.first_block, last_block.get(record.object, -1) + 1)
-            last_block[record.object] = record.entries[-1][0]
-            behind = groups and record.payload >= groups[-1][-1].payload + sum(e[1] for e in groups[-1][-1].entries)
-            if not behind or self.rng.random() < 0.2:  # offsets count forward within a group
+        for record in records:
+            if not groups or self.rng.random() < 0.2 or sum(len(r.entries) for r in groups[-1]) > 3000:
                 groups.append([])
             groups[-1].append(record)
         head = native_index.HEADER_BYTES + native_index.ENTRY_BYTES * len(groups)
         directory, body = b"", b""
         for group in groups:
             content = self._group(group)
-            directory += number(group[0].object, 4) + number(group[0].first_block, 4) + number(head + len(body), 4)
+            directory += number(group[0].object, 4) + number(group[0].entries[0][0], 4) + number(head + len(body), 4)
             directory += number(len(content), 4) + number(xxhash.xxh3_64_intdigest(content), 8)
             body += content
         header = number(native_index.MAGIC, 4) + number(len(groups), 4) + number(objects, 4)
@@ -244,7 +234,7 @@ class StoreWriter:
         content, last_object, payload_end, params = b"", group[0].object, 0, b""
         for record in group:
             own = b"" if record.params == params and self.rng.random() < 0.8 else record.params
-            content += varint(record.object - last_object) + varint(record.first_block)
+            content += varint(record.object - last_object) + varint(record.entries[0][0])
             content += varint(record.payload - payload_end) + varint(record.changed) + varint(len(own)) + own
             runs: list[list[tuple]] = []
             position = None
@@ -254,7 +244,7 @@ class StoreWriter:
                 runs[-1].append(entry)
                 position = entry[0] + 1
             content += varint(len(runs))
-            position = record.first_block
+            position = record.entries[0][0]
             for run in runs:
                 content += varint(run[0][0] - position) + varint(len(run))
                 content += b"".join(varint(length << 2 | coding) + number(digest, 8) for _, length, coding, digest in run)
