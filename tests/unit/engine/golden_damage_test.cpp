@@ -53,7 +53,7 @@ size_t first_meaningful_byte(const std::string& file, const std::string& bytes) 
   return 8 + header;
 }
 
-class NativeDamage : public ::testing::Test {
+class GoldenDamage : public ::testing::Test {
  protected:
   static void SetUpTestSuite() { EXPECT_TRUE(log::configure(log::Level::kOff, log::Target::kStderr)); }
   static void TearDownTestSuite() { EXPECT_TRUE(log::configure(log::Level::kWarn, log::Target::kStderr)); }
@@ -116,7 +116,7 @@ class NativeDamage : public ::testing::Test {
   std::map<std::string, std::string> expected_ = expected_digests();
 };
 
-TEST_F(NativeDamage, EveryTruncationIsRightOrAnError) {
+TEST_F(GoldenDamage, EveryTruncationIsRightOrAnError) {
   for (const std::string& file : files_) {
     const std::string whole = read_whole(file);
     for (size_t length = whole.size(); length-- > 0;) {
@@ -130,7 +130,7 @@ TEST_F(NativeDamage, EveryTruncationIsRightOrAnError) {
   }
 }
 
-TEST_F(NativeDamage, EveryFlippedBitIsRightOrAnError) {
+TEST_F(GoldenDamage, EveryFlippedBitIsRightOrAnError) {
   size_t harmless = 0;
   for (const std::string& file : files_) {
     std::string bytes = read_whole(file);
