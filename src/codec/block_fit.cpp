@@ -199,15 +199,21 @@ class DenseFit {
   }
 
   void fill_buckets() {
+    std::array<std::array<double, kZigzagClasses>, kBuckets> counts{};
     for (unsigned key = 0; key < kKeys; ++key) {
       const unsigned b = bucket(key);
       population_[b] += static_cast<double>(s_.population[key]);
       const uint64_t still = s_.live[key] - std::min(s_.live[key], s_.changed_by_key[key]);
-      counts_[b][0] += static_cast<double>(still);
-      if (s_.zigzag.empty()) continue;
-      for (unsigned c = 1; c < kZigzagClasses; ++c) {
-        counts_[b][c] += static_cast<double>(s_.zigzag[key * kZigzagClasses + c]);
+      counts[b][0] += static_cast<double>(still);
+      for (unsigned c = 1; c < kZigzagClasses && !s_.zigzag.empty(); ++c) {
+        counts[b][c] += static_cast<double>(s_.zigzag[key * kZigzagClasses + c]);
       }
+    }
+    for (unsigned b = 0; b < kBuckets; ++b) {
+      for (unsigned c = 0; c < kZigzagClasses; ++c) {
+        if (counts[b][c] > 0) bars_[b].push_back({.count = counts[b][c], .zigzag = zigzag_middle(c)});
+      }
+      cold_[b] = cold_bits(b);
     }
   }
 
@@ -219,15 +225,14 @@ class DenseFit {
     double bits = 0;
     unsigned q = 0;
     uint64_t end = 1u << growth[0];
-    for (unsigned c = 0; c < kZigzagClasses; ++c) {
-      const uint64_t x = zigzag_middle(c) >> k;
+    for (const Bar& bar : bars_[b]) {
+      const uint64_t x = bar.zigzag >> k;
       while (q < dense.escape && end <= x) {
         ++q;
         if (q < dense.escape) end += uint64_t{1} << growth[q];
       }
-      if (counts_[b][c] == 0) continue;
       const bool fits = q < dense.escape && k + growth[q] <= widest;
-      bits += counts_[b][c] * (fits ? q + 1.0 + k + growth[q] : escape_bits);
+      bits += bar.count * (fits ? q + 1.0 + k + growth[q] : escape_bits);
     }
     return bits;
   }
@@ -236,47 +241,56 @@ class DenseFit {
   double cold_bits(unsigned b) const {
     double changed = 0;
     double values = 0;
-    for (unsigned c = 1; c < kZigzagClasses; ++c) {
-      changed += counts_[b][c];
-      values += counts_[b][c] * (1.5 + 1.5 * static_cast<double>(std::bit_width(zigzag_middle(c) / 4)));
+    for (const Bar& bar : bars_[b]) {
+      if (bar.zigzag == 0) continue;
+      changed += bar.count;
+      values += bar.count * (1.5 + 1.5 * static_cast<double>(std::bit_width(bar.zigzag / 4)));
     }
     return set_bits(std::max(population_[b], changed), changed) * 1.1 + values;
   }
 
+  /// The best Rice parameter of a bucket; returns its bits.
+  double choose_rice(Dense& dense, unsigned b) const {
+    double best = kNever;
+    unsigned rising = 0;  // the size has one minimum over k, nearly
+    for (unsigned k = 0; k <= widest_part(s_.element_bytes) && rising < 3; ++k) {
+      const double bits = bucket_bits(dense, b, k);
+      ++rising;
+      if (bits >= best) continue;
+      rising = 0;
+      best = bits;
+      dense.rice[b] = static_cast<uint8_t>(k);
+    }
+    return best;
+  }
+
   /// Chooses Rice parameters and the first cold bucket; returns the size.
   double price(Dense& dense) const {
-    std::array<double, kBuckets> hot{};
-    for (unsigned b = 0; b < kBuckets; ++b) {
-      double best = kNever;
-      unsigned rising = 0;  // the size has one minimum over k, nearly
-      for (unsigned k = 0; k <= widest_part(s_.element_bytes) && rising < 3; ++k) {
-        const double bits = bucket_bits(dense, b, k);
-        ++rising;
-        if (bits >= best) continue;
-        rising = 0;
-        best = bits;
-        dense.rice[b] = static_cast<uint8_t>(k);
-      }
-      hot[b] = best;
-    }
     double cold = 0;
-    for (unsigned b = 0; b < kBuckets; ++b) cold += cold_bits(b);
+    for (const double bits : cold_) cold += bits;
     double best = kNever;
-    double sum = 0;
+    double hot = 0;
     for (unsigned first_cold = 1; first_cold <= kBuckets; ++first_cold) {
-      sum += hot[first_cold - 1];
-      cold -= cold_bits(first_cold - 1);
-      if (sum + cold >= best) continue;
-      best = sum + cold;
+      hot += choose_rice(dense, first_cold - 1);
+      cold -= cold_[first_cold - 1];
+      if (hot + cold >= best) continue;
+      best = hot + cold;
       dense.cold = static_cast<uint8_t>(first_cold);
     }
     return best + 8.0 * (4 + dense.cold / 2);
   }
 
+  /// Differences that occur in a bucket.
+  struct Bar {
+    double count = 0;
+    uint64_t zigzag = 0;
+  };
+
   const BlockStatistics& s_;
   Dense window_;
   std::array<double, kBuckets> population_{};
-  std::array<std::array<double, kZigzagClasses>, kBuckets> counts_{};
+  std::array<double, kBuckets> cold_{};
+  std::array<std::vector<Bar>, kBuckets> bars_;
 };
 
 /// Bits of signs and magnitudes in sparse blocks.

@@ -110,8 +110,8 @@ struct BlockKernels {
   uint64_t (*add_large[3])(std::byte* out, const LargeSet& set);
 
   /// Lengths of the runs of zeros before each one of a stream of `bits` bits that ends in a one; returns how
-  /// many, or kBadBits when there are more than `room` or a run is longer than 32.  64 bytes behind `room` may be
-  /// written.
+  /// many, or kBadBits when there are more than `room` or 64 zeros lie in a word of the stream; no run is then
+  /// longer than 126.  64 bytes behind `room` may be written.
   uint64_t (*read_unary)(const std::byte* stream, uint64_t bits, uint8_t* out, size_t room);
   /// Decodes the live words; false unless the streams fit exactly.
   bool (*dense[3])(const DenseModel& model, const DenseBlock& block);

@@ -52,55 +52,76 @@ uint64_t diff(const std::byte* a, const std::byte* b, size_t words, uint64_t* ch
   return count;
 }
 
-/// The elements of a word, loaded once for the copy and all thresholds.
+/// Keys of a word, ready for signed compares: 64 bytes for 8 and 16 bits (with the top bit flipped), or 64 numbers.
 template <class T>
 struct Word {
-  static constexpr size_t kParts = 2 * sizeof(T);
+  static constexpr size_t kParts = sizeof(T) == 4 ? 8 : 2;
   __m256i part[kParts];
 };
 
-template <class T>
-__m256i spread(uint32_t value) {
-  if constexpr (sizeof(T) == 1) return _mm256_set1_epi8(static_cast<char>(value));
-  if constexpr (sizeof(T) == 2) return _mm256_set1_epi16(static_cast<short>(value));
-  return _mm256_set1_epi32(static_cast<int>(value));
+__m256i folded(__m256i ordered) { return _mm256_permute4x64_epi64(ordered, _MM_SHUFFLE(3, 1, 2, 0)); }
+
+template <class T, bool Copy>
+__m256i load_part(const std::byte* parent, std::byte* out, size_t i) {
+  const __m256i part = load256(parent + 32 * i);
+  if constexpr (Copy) store256(out + 32 * i, part);
+  return part;
 }
 
-/// The elements below `limit`; both have their top bit clear, so that signed compares serve.
+template <class T, bool Copy>
+Word<T> load_word(const std::byte* parent, std::byte* out) {
+  const auto part = [&](size_t i) { return load_part<T, Copy>(parent, out, i); };
+  Word<T> word;
+  if constexpr (sizeof(T) == 1) {
+    for (size_t i = 0; i < 2; ++i) word.part[i] = _mm256_or_si256(part(i), _mm256_set1_epi8(-128));
+  } else if constexpr (sizeof(T) == 2) {
+    const auto key = [&](size_t i) { return _mm256_srli_epi16(_mm256_slli_epi16(part(i), 1), 8); };
+    for (size_t i = 0; i < 2; ++i) {
+      const __m256i low = key(2 * i);
+      const __m256i keys = folded(_mm256_packus_epi16(low, key(2 * i + 1)));
+      word.part[i] = _mm256_xor_si256(keys, _mm256_set1_epi8(-128));
+    }
+  } else {
+    for (size_t i = 0; i < 8; ++i) word.part[i] = _mm256_srli_epi32(_mm256_slli_epi32(part(i), 1), 24);
+  }
+  return word;
+}
+
+template <class T>
+__m256i limit_of(uint8_t first_key) {
+  if constexpr (sizeof(T) == 4) return _mm256_set1_epi32(first_key);
+  return _mm256_set1_epi8(static_cast<char>(first_key ^ 0x80));
+}
+
+/// The elements whose key is below the limit.
 template <class T>
 uint64_t below_mask(const Word<T>& word, __m256i limit) {
-  if constexpr (sizeof(T) == 1) {
-    const auto low = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(limit, word.part[0])));
-    return low | uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(limit, word.part[1])))} << 32;
-  } else if constexpr (sizeof(T) == 2) {
-    const auto at = [&](size_t i) { return _mm256_cmpgt_epi16(limit, word.part[i]); };
-    return mask_of(at(0), at(1)) | mask_of(at(2), at(3)) << 32;
-  } else {
+  if constexpr (sizeof(T) == 4) {
     uint64_t mask = 0;
     for (unsigned i = 0; i < 8; ++i) mask |= mask_of(_mm256_cmpgt_epi32(limit, word.part[i])) << (8 * i);
     return mask;
+  } else {
+    const auto low = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(limit, word.part[0])));
+    return low | uint64_t{static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpgt_epi8(limit, word.part[1])))} << 32;
   }
 }
 
 template <class T, unsigned Thresholds, bool Copy>
 void split_words(const std::byte* parent, std::byte* out, size_t words, const uint8_t* first_key,
                  uint64_t* const* members) {
-  constexpr unsigned kShift = sizeof(T) == 1 ? 0 : (sizeof(T) == 2 ? 7 : 23);
-  const __m256i magnitude = spread<T>(~uint32_t{0} >> (33 - 8 * sizeof(T)));
   __m256i limit[Thresholds];
-  for (unsigned c = 0; c < Thresholds; ++c) limit[c] = spread<T>(uint32_t{first_key[c]} << kShift);
+  uint64_t* mask_of_class[Thresholds];
+  for (unsigned c = 0; c < Thresholds; ++c) {
+    limit[c] = limit_of<T>(first_key[c]);
+    mask_of_class[c] = members[c];
+  }
   for (size_t w = 0; w < words; ++w) {
     const size_t at = w * kWordElements * sizeof(T);
-    Word<T> word;
-    for (size_t i = 0; i < Word<T>::kParts; ++i) {
-      word.part[i] = load256(parent + at + 32 * i);
-      if constexpr (Copy) store256(out + at + 32 * i, word.part[i]);
-      word.part[i] = _mm256_and_si256(word.part[i], magnitude);
-    }
+    const Word<T> word = load_word<T, Copy>(parent + at, Copy ? out + at : nullptr);
     uint64_t lower = 0;
     for (unsigned c = 0; c < Thresholds; ++c) {
       const uint64_t mask = below_mask<T>(word, limit[c]);
-      members[c][w] = mask & ~lower;
+      mask_of_class[c][w] = mask & ~lower;
       lower = mask;
     }
   }
@@ -187,8 +208,6 @@ __m256i buckets16(const Tables& t, const std::byte* at) {
 __m256i buckets32(const Tables& t, const std::byte* at) {
   return _mm256_packus_epi16(buckets16(t, at), buckets16(t, at + 32));
 }
-
-__m256i folded(__m256i ordered) { return _mm256_permute4x64_epi64(ordered, _MM_SHUFFLE(3, 1, 2, 0)); }
 
 /// Quotients of the elements with a bit in `hot`, zero for the others, as 64 bytes.
 void expand_quotients(const uint8_t* from, uint64_t hot, uint8_t* to) {

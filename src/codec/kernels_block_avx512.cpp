@@ -128,14 +128,13 @@ uint64_t read_unary_wide(const std::byte* stream, uint64_t bits, uint8_t* out, s
   for (uint64_t at = 0; at < bits; at += 64) {
     uint64_t ones = load<uint64_t>(stream + at / 8);
     if (bits - at < 64) ones &= below_bit(static_cast<unsigned>(bits - at));
-    if (ones == 0) return kBadBits;  // 64 zeros are longer than any run
+    if (ones == 0) return kBadBits;  // and so no run is longer than 126
     const __m512i places = _mm512_maskz_compress_epi8(ones, iota);
     const __m512i first = _mm512_set1_epi8(static_cast<char>(-1 - static_cast<int>(run)));
     const __m512i previous = _mm512_mask_permutexvar_epi8(first, ~uint64_t{1}, before, places);
     const __m512i lengths = _mm512_sub_epi8(_mm512_sub_epi8(places, previous), one);
     const unsigned count = count_bits(ones);
     const __mmask64 valid = ~uint64_t{0} >> (64 - count);
-    if (_mm512_mask_cmpgt_epu8_mask(valid, lengths, _mm512_set1_epi8(kLongestRun)) != 0) return kBadBits;
     _mm512_mask_storeu_epi8(out, valid, lengths);
     out += count;
     run = static_cast<unsigned>(__builtin_clzll(ones));
