@@ -251,11 +251,11 @@ class ExportTied : public ExportAs {
 TEST_F(ExportTied, OnlyOneOfThemChanges) {
   for (const char* tensor : {"model.embed_tokens.weight", "lm_head.weight"}) {
     // Both are named, so that the change stays with the one that has it.
-    std::string bytes = run_.newest(tensor);
-    bytes[9] = static_cast<char>(bytes[9] ^ 3);
-    run_.publish_weight_v({{"model.embed_tokens.weight", run_.newest("model.embed_tokens.weight")},
-                           {"lm_head.weight", run_.newest("lm_head.weight")},
-                           {tensor, bytes}});
+    MadeRun::NewBytes changes;
+    for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"}) changes[name] = run_.newest(name);
+    std::string& bytes = changes[tensor];
+    bytes[9] = static_cast<char>(bytes[9] ^ tensor[0]);
+    run_.publish_weight_v(changes);
   }
   std::map<std::string, std::string> both;
   for (const auto& name : {"model.embed_tokens.weight", "lm_head.weight"}) both[name] = run_.newest(name);
