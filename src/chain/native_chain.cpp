@@ -281,7 +281,9 @@ void NativeChain::attach_nets() {
   for (const auto& found : contents_.nets) {
     const Status attached = found.version ? attach(*found.version) : Status(found.version.error());
     if (attached) continue;
-    versions_.front().warnings.push_back("net " + quote(found.name) + " is not used: " + attached.error().text());
+    const Error fault = attached.error().in("net " + quote(found.name) + " is not used");
+    versions_.front().warnings.push_back(fault.text());
+    versions_.front().net_faults.push_back(fault);
   }
 }
 
