@@ -116,7 +116,7 @@ class Snapshot {
   std::vector<size_t> admitted_;
   std::vector<std::vector<TensorStep>> histories_;
   std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it; not of native
-  std::vector<NativeState> states_;  // by ordinal; empty for published formats
+  std::vector<NativeState> states_;    // by ordinal; empty for published formats
   size_t latest_ = 0;
 };
 
