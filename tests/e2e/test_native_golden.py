@@ -52,7 +52,6 @@ def test_the_mount_shows_it(name, level, tmp_path, mount, monkeypatch):
         pytest.skip(f"this processor has no {level}")
     monkeypatch.setenv("WEIGHTFS_ISA", level)
     mounted = mount(GOLDEN / name)
-    assert level in str(mounted.status()["kernel"])
     shown = {}
     for version in mounted.versions():
         shown.update({f"{version}/{path}": digest for path, digest in found(mounted / version).items()})
