@@ -42,6 +42,22 @@ Version describe(const NativeVersion& version, uint64_t number) {
   return out;
 }
 
+/// What a layout would unfold to: a few bytes of paths can name very many folders.
+Status check_entries(const TreeLayout& tree, const std::string& where) {
+  constexpr uint64_t kMaxEntries = 1'000'000;
+  uint64_t entries = 0;
+  std::string_view before;
+  for (const TreeFile& file : tree.files()) {
+    const std::string_view path = file.path;
+    const auto same = std::mismatch(path.begin(), path.end(), before.begin(), before.end()).first;
+    entries += 1 + static_cast<uint64_t>(std::count(same, path.end(), '/'));
+    before = path;
+  }
+  if (entries <= kMaxEntries) return {};
+  return Error{ErrorCode::kNativeLayout,
+               quote(where) + ": its layout has more than " + std::to_string(kMaxEntries) + " files and folders"};
+}
+
 bool made_before(const NativeVersion& a, const NativeVersion& b) {
   return std::tie(a.manifest().created, a.manifest().name) < std::tie(b.manifest().created, b.manifest().name);
 }
@@ -68,6 +84,8 @@ Status NativeChain::add_base(std::shared_ptr<const ModelFolder> folder) {
     if (!layout) {
       return Error{ErrorCode::kNativeManifest, quote(base->folder()) + ": a base without a layout; copy it again"};
     }
+    TRY(check_result_files(base->manifest(), *layout->tree));
+    TRY(check_entries(*layout->tree, base->folder()));
     state.folder = folder_of(layout->tree);
     state.links.push_back({base, std::nullopt, nullptr});
     state.own_link = true;
@@ -238,6 +256,7 @@ Result<NativeState> NativeChain::admit(const Opened& version) {
     state.links.push_back(TRY(link_from(version, parent, tree)));
   }
   TRY(check_result_files(manifest, *tree));
+  TRY(check_entries(*tree, version->folder()));
   state.folder = folder_of(tree);
   return state;
 }
@@ -248,7 +267,7 @@ Result<NativeState> NativeChain::admit_by_net(const Opened& version, const Error
     if (!from) continue;
     std::shared_ptr<const TreeLayout> tree = states_[*from].folder->tree();
     auto link = link_from(net, *from, tree);
-    if (!link || !check_result_files(version->manifest(), *tree)) continue;  // attach() says why
+    if (!link || !check_result_files(version->manifest(), *tree) || !check_entries(*tree, net->folder())) continue;
     NativeState state;
     state.version = version;
     state.folder = folder_of(tree);
@@ -262,7 +281,9 @@ void NativeChain::attach_nets() {
   for (const auto& found : contents_.nets) {
     const Status attached = found.version ? attach(*found.version) : Status(found.version.error());
     if (attached) continue;
-    versions_.front().warnings.push_back("net " + quote(found.name) + " is not used: " + attached.error().text());
+    const Error fault = attached.error().in("net " + quote(found.name) + " is not used");
+    versions_.front().warnings.push_back(fault.text());
+    versions_.front().net_faults.push_back(fault);
   }
 }
 

@@ -82,6 +82,7 @@ std::optional<Error> misplaced(const std::string& name, const std::string& path,
   if ((manifest.kind == Kind::kNet) != net) return wrong("its manifest is one of kind " + quote(kind));
   if (net) return std::nullopt;
   if (manifest.name != name) return wrong("its manifest is that of version " + quote(manifest.name));
+  if (name == "latest" || name.starts_with('.')) return wrong("a version cannot be called that");
   const bool root = name == kBaseVersionName;
   if (root ? manifest.kind == Kind::kDelta : manifest.kind == Kind::kReference) {
     return wrong("its manifest is one of kind " + quote(kind));

@@ -80,8 +80,8 @@ std::shared_ptr<FileSource> Snapshot::untouched_file(size_t ordinal, size_t entr
   if (is_native() && !states_[ordinal].links.empty()) return nullptr;
   const ModelFolder::Entry& file = folder(ordinal).entries()[entry];
   if (file.kind == ModelFolder::EntryKind::kDirectory) return nullptr;
-  if (!is_native() && file.kind == ModelFolder::EntryKind::kShard && first_changes_[file.shard] <= ordinal)
-    return nullptr;
+  const bool may_change = !is_native() && file.kind == ModelFolder::EntryKind::kShard;
+  if (may_change && first_changes_[file.shard] <= ordinal) return nullptr;
   return file.source;
 }
 

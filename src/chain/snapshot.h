@@ -35,6 +35,7 @@ struct Version {
   std::optional<uint64_t> changed_elements;
   int64_t mtime_ns = 0;
   std::string message;                 ///< what its maker said about it; native only
+  std::vector<Error> net_faults;       ///< of the base: nets that cannot be used; native only
   uint64_t net_bytes = 0;              ///< size of the nets that lead to it; native only
   uint64_t identity = 0;               ///< of admitted ones: digest of the parent's identity and its files
   std::shared_ptr<const Delta> delta;  ///< of admitted ones of published formats, except the base
@@ -114,8 +115,8 @@ class Snapshot {
   std::vector<Version> versions_;
   std::vector<size_t> admitted_;
   std::vector<std::vector<TensorStep>> histories_;
-  std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it
-  std::vector<NativeState> states_;  // by ordinal; empty for published formats
+  std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it; not of native
+  std::vector<NativeState> states_;    // by ordinal; empty for published formats
   size_t latest_ = 0;
 };
 

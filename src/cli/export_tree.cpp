@@ -14,9 +14,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 #include <mutex>
-#include <random>
 #include <thread>
 #include <vector>
 

@@ -32,7 +32,8 @@ Result<Log> log_of_source(const Options& options) {
 Log log_of_mount(Json status) {
   Log log{std::move(status["versions"]), text_of(status, "latest")};
   for (auto& version : log.versions) {
-    if (version.is_object()) version.erase("served_by");
+    if (!version.is_object()) continue;
+    for (const char* key : {"served_by", "served_files"}) version.erase(key);
   }
   return log;
 }

@@ -225,8 +225,10 @@ void declare_diff(CLI::App& root, Options& options) {
   add_verify(app, options.verify);
   add_json(app, options.json);
   app.footer(
-      example("  weightfs diff checkpoints/100 checkpoints/200\n"
-              "  weightfs diff --base models/Qwen3-0.6B runs/7@weight_v000001 runs/7@latest\n"));
+      "Example:\n"
+      "  weightfs diff checkpoints/100 checkpoints/200\n"
+      "  weightfs diff --base models/Qwen3-0.6B runs/7@weight_v000001 runs/7@latest\n\n"
+      "Exit status: 0 equal, 1 different, 2 wrong usage, 3 could not be done.");
 }
 
 const std::vector<std::pair<std::string, Command>>& command_names() {

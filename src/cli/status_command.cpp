@@ -135,20 +135,20 @@ class StatusPrinter {
       if (name.is_string()) names += (names.empty() ? "" : " ") + bare(name.get<std::string>());
     }
     const uint64_t ahead = number_of(kernel, "read_ahead").value_or(number_of(kernel, "max_readahead").value_or(0));
-    line("kernel",
-         fmt::format("FUSE {}; reads up to {}, read-ahead {}, {} in the background", text_of(kernel, "protocol"),
-                     human_bytes(number_of(kernel, "max_read").value_or(0)), human_bytes(ahead),
-                     number_of(kernel, "max_background").value_or(0)));
+    line("kernel", fmt::format("FUSE {}; reads up to {}, read-ahead {}, {} in the background",
+                               text_of(kernel, "protocol"), human_bytes(number_of(kernel, "max_read").value_or(0)),
+                               human_bytes(ahead), number_of(kernel, "max_background").value_or(0)));
     line("", names.empty() ? "no optional capabilities" : names, Colour::kFaint);
     const std::string problem = text_of(kernel, "read_ahead_problem");
     if (!problem.empty()) line("read-ahead", "not raised: " + bare(problem), Colour::kFaint);
-    line("passthrough", passthrough_text(kernel));
+    const std::string passthrough = passthrough_text(kernel);
+    if (!passthrough.empty()) line("passthrough", passthrough);
     line("decoder", fmt::format("{}, {} threads", text_of(status_, "isa"), number_of(status_, "threads").value_or(0)));
   }
 
   static std::string passthrough_text(const Json& kernel) {
     const std::string state = text_of(kernel, "passthrough");
-    if (state != "on") return "off: " + bare(state);
+    if (state != "on") return state.empty() ? state : "off: " + bare(state);
     const uint64_t refused = number_of(kernel, "passthrough_refused").value_or(0);
     return fmt::format("on; {} files open{}", grouped(number_of(kernel, "passthrough_open").value_or(0)),
                        refused > 0 ? fmt::format(", {} refused by the kernel", grouped(refused)) : "");

@@ -74,6 +74,7 @@ void check_native(Engine& engine, size_t ordinal, Progress& progress, Outcome& o
   outcome.files = check.files;
   outcome.bytes = check.bytes;
   for (auto& failure : check.failures) outcome.failures.push_back({std::move(failure.what), std::move(failure.error)});
+  for (const Error& fault : outcome.version->net_faults) outcome.failures.push_back({"", fault});
   outcome.digests_checked = outcome.tensors - std::min(outcome.tensors, outcome.failures.size());
 }
 

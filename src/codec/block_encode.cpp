@@ -10,8 +10,8 @@ namespace {
 
 /// Sparse blocks decode slower and slower as more changes: up to an eighth of the elements when there is a choice.
 constexpr uint64_t kSparseAtMost = 8;
-/// Below this part of the elements a dense block cannot win.
-constexpr uint64_t kDenseFrom = 32;
+/// Below a twelfth of the elements a dense block rarely wins, and never by much.
+constexpr uint64_t kDenseFrom = 12;
 /// Planes are tried when the best so far is above these percents of raw.
 constexpr uint64_t kPlanesFrom = 50;
 /// A coding has to save this much over raw, which costs nothing to decode.

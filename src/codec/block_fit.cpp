@@ -202,7 +202,7 @@ class DenseFit {
     std::array<std::array<double, kZigzagClasses>, kBuckets> counts{};
     for (unsigned key = 0; key < kKeys; ++key) {
       const unsigned b = bucket(key);
-      population_[b] += static_cast<double>(s_.population[key]);
+      population_ += static_cast<double>(s_.population[key]);
       const uint64_t still = s_.live[key] - std::min(s_.live[key], s_.changed_by_key[key]);
       counts[b][0] += static_cast<double>(still);
       for (unsigned c = 1; c < kZigzagClasses && !s_.zigzag.empty(); ++c) {
@@ -213,7 +213,7 @@ class DenseFit {
       for (unsigned c = 0; c < kZigzagClasses; ++c) {
         if (counts[b][c] > 0) bars_[b].push_back({.count = counts[b][c], .zigzag = zigzag_middle(c)});
       }
-      cold_[b] = cold_bits(b);
+      price_cold(b);
     }
   }
 
@@ -237,16 +237,13 @@ class DenseFit {
     return bits;
   }
 
-  /// Bits of one bucket's changes in the cold part.
-  double cold_bits(unsigned b) const {
-    double changed = 0;
-    double values = 0;
+  /// A bucket's changes in the cold part: how many, and the bits of their values.
+  void price_cold(unsigned b) {
     for (const Bar& bar : bars_[b]) {
       if (bar.zigzag == 0) continue;
-      changed += bar.count;
-      values += bar.count * (1.5 + 1.5 * static_cast<double>(std::bit_width(bar.zigzag / 4)));
+      cold_changed_[b] += bar.count;
+      cold_values_[b] += bar.count * (1.5 + 1.5 * static_cast<double>(std::bit_width(bar.zigzag / 4)));
     }
-    return set_bits(std::max(population_[b], changed), changed) * 1.1 + values;
   }
 
   /// The best Rice parameter of a bucket; returns its bits.
@@ -264,15 +261,22 @@ class DenseFit {
     return best;
   }
 
-  /// Chooses Rice parameters and the first cold bucket; returns the size.
+  /// Chooses Rice parameters and the first cold bucket; returns the size.  The cold part has positions in the
+  /// whole block, and decodes more slowly: it has to be clearly smaller.
   double price(Dense& dense) const {
-    double cold = 0;
-    for (const double bits : cold_) cold += bits;
+    constexpr double kColdPenalty = 1.2;
+    double changed = 0;
+    double values = 0;
+    for (const double count : cold_changed_) changed += count;
+    for (const double bits : cold_values_) values += bits;
     double best = kNever;
     double hot = 0;
     for (unsigned first_cold = 1; first_cold <= kBuckets; ++first_cold) {
-      hot += choose_rice(dense, first_cold - 1);
-      cold -= cold_[first_cold - 1];
+      const unsigned b = first_cold - 1;
+      hot += choose_rice(dense, b);
+      changed -= cold_changed_[b];
+      values -= cold_values_[b];
+      const double cold = kColdPenalty * (set_bits(population_, changed) + values);
       if (hot + cold >= best) continue;
       best = hot + cold;
       dense.cold = static_cast<uint8_t>(first_cold);
@@ -288,8 +292,9 @@ class DenseFit {
 
   const BlockStatistics& s_;
   Dense window_;
-  std::array<double, kBuckets> population_{};
-  std::array<double, kBuckets> cold_{};
+  double population_ = 0;
+  std::array<double, kBuckets> cold_changed_{};
+  std::array<double, kBuckets> cold_values_{};
   std::array<std::vector<Bar>, kBuckets> bars_;
 };
 

@@ -127,16 +127,14 @@ class BitWriter {
   BitWriter() = default;
   explicit BitWriter(std::byte* memory) : begin_(memory), at_(memory) {}
 
-  /// At most 32 bits; those of `value` above are zero.
+  /// At most 32 bits; those of `value` above are zero.  Whole bytes leave at once: no branch depends on lengths.
   void put(uint64_t value, unsigned bits) {
     pending_ |= value << held_;
     held_ += bits;
-    if (held_ >= 32) {
-      store_le(at_, static_cast<uint32_t>(pending_));
-      at_ += 4;
-      pending_ >>= 32;
-      held_ -= 32;
-    }
+    store_le(at_, pending_);
+    at_ += held_ / 8;
+    pending_ >>= held_ & ~7u;
+    held_ %= 8;
   }
   void put_unary(uint64_t zeros) {
     for (; zeros >= 32; zeros -= 32) put(0, 32);
@@ -155,7 +153,7 @@ class BitWriter {
   std::byte* begin_ = nullptr;
   std::byte* at_ = nullptr;
   uint64_t pending_ = 0;
-  unsigned held_ = 0;  // bits pending, below 32
+  unsigned held_ = 0;  // bits pending, below 8
 };
 
 /// Masks of the elements of a block, one word a mask, with three zero words behind.

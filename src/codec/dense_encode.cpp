@@ -87,12 +87,20 @@ class DenseEncoder {
     return cold;
   }
 
+  /// The two streams, as locals that the compiler keeps in registers.
+  struct Streams {
+    BitWriter lows, unaries;
+  };
+
   void put_word(size_t word) {
+    Streams streams{lows_, unaries_};
     const size_t end = std::min(elements_, (word + 1) * kWordElements);
-    for (size_t i = word * kWordElements; i < end; ++i) put_element(i);
+    for (size_t i = word * kWordElements; i < end; ++i) put_element(i, streams);
+    lows_ = streams.lows;
+    unaries_ = streams.unaries;
   }
 
-  void put_element(size_t i) {
+  void put_element(size_t i, Streams& streams) {
     const T old = parent(i);
     const unsigned at = bucket(old);
     if (at >= model_.cold) return;
@@ -103,12 +111,12 @@ class DenseEncoder {
     const unsigned q = quotient(zigzag >> k);
     const unsigned width = k + model_.growth[q];
     if (q == model_.escape || width > widest_part(sizeof(T))) {
-      unaries_.put_unary(model_.escape);
+      streams.unaries.put(uint64_t{1} << model_.escape, model_.escape + 1);
       store_le(escapes_ + escaped_++ * sizeof(T), result(i));
       return;
     }
-    unaries_.put_unary(q);
-    lows_.put(zigzag - (uint64_t{model_.base[q]} << k), width);
+    streams.unaries.put(uint64_t{1} << q, q + 1);
+    streams.lows.put(zigzag - (uint64_t{model_.base[q]} << k), width);
   }
 
   DenseModel model_;

@@ -68,8 +68,9 @@ __m256i load_part(const std::byte* parent, std::byte* out, size_t i) {
   return part;
 }
 
+/// Inlined by force: a word returned through memory costs more than all its instructions.
 template <class T, bool Copy>
-Word<T> load_word(const std::byte* parent, std::byte* out) {
+[[gnu::always_inline]] inline Word<T> load_word(const std::byte* parent, std::byte* out) {
   const auto part = [&](size_t i) { return load_part<T, Copy>(parent, out, i); };
   Word<T> word;
   if constexpr (sizeof(T) == 1) {

@@ -31,13 +31,17 @@ void put_set(const uint32_t* members, uint32_t count, uint32_t domain, Parts& pa
   const SetCode code = set_code(domain, count);
   if (code.form == SetForm::kRice) {
     const uint32_t low = (1u << code.k) - 1;
+    BitWriter lows = parts.lows;
+    BitWriter unaries = parts.unaries;
     uint32_t next = 0;
     for (uint32_t i = 0; i < count; ++i) {
       const uint32_t gap = members[i] - next;
-      parts.lows.put(gap & low, code.k);
-      parts.unaries.put_unary(gap >> code.k);
+      lows.put(gap & low, code.k);
+      unaries.put_unary(gap >> code.k);
       next = members[i] + 1;
     }
+    parts.lows = lows;
+    parts.unaries = unaries;
   } else if (code.form == SetForm::kBitmap) {
     uint32_t next = 0;
     for (uint32_t i = 0; i < count; ++i) {

@@ -130,7 +130,7 @@ Status GroupParser::record_params() {
   if (!shape_) return {};
   auto params = codec::BlockParams::parse(shape_->element_bytes, params_);
   if (!params) return bad(params.error().message);
-  record_.params = std::move(*params);
+  record_.params = *params;
   return {};
 }
 

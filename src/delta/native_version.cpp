@@ -84,7 +84,7 @@ Status check_complete(const BlockTable& table, const std::string& where, size_t 
   return next == block_count ? Status() : missing_block(where, object, next);
 }
 
-BlockTable make_table(std::vector<IndexRecord> records) {
+BlockTable make_table(const std::vector<IndexRecord>& records) {
   std::vector<CodedBlock> blocks;
   std::vector<codec::BlockParams> params;
   std::vector<uint32_t> params_of;
@@ -114,8 +114,8 @@ class NativePatch final : public CodedPatch {
   }
 
   /// The table of the object's records, after what an object without a parent must fulfil was checked.
-  Result<std::shared_ptr<const BlockTable>> table(std::vector<IndexRecord> records) const {
-    auto table = std::make_shared<const BlockTable>(make_table(std::move(records)));
+  Result<std::shared_ptr<const BlockTable>> table(const std::vector<IndexRecord>& records) const {
+    auto table = std::make_shared<const BlockTable>(make_table(records));
     if (!has_parent_) {
       TRY(check_complete(*table, coded_->where, object_, ceil_div(shape_.bytes, coded_->block_bytes)));
     }
@@ -129,7 +129,7 @@ class NativePatch final : public CodedPatch {
     const auto payload = std::make_unique_for_overwrite<std::byte[]>(block.length);  // NOLINT(modernize-avoid-c-arrays)
     const MutableBytes bytes(payload.get(), block.length);
     TRY(coded_->payload.read(block.offset, bytes));
-    const Status status = codec::decode_block(table.params(block), block.coding, bytes, parent, out);
+    Status status = codec::decode_block(table.params(block), block.coding, bytes, parent, out);
     if (status) return status;
     return status.error().in(
         fmt::format("{}: object {}, block {}", quote(coded_->payload.name_at(block.offset)), object_, block.index));
@@ -248,7 +248,7 @@ Result<std::vector<IndexRecord>> OpenedVersion::records(const TreeLayout& tree, 
 
 Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& tree, size_t object,
                                                               bool has_parent) const {
-  auto records = TRY(this->records(tree, object));
+  const auto records = TRY(this->records(tree, object));
   const TreeObject& found = tree.objects()[object];
   if (records.empty()) {
     if (!has_parent && found.bytes != 0 && coded_) return missing_block(folder_, object, 0);
@@ -256,7 +256,7 @@ Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& 
   }
   auto patch = std::make_shared<const NativePatch>(coded_, static_cast<uint32_t>(object),
                                                    ObjectShape{found.bytes, found.element_bytes}, has_parent);
-  TRY(patch->table(std::move(records)));
+  TRY(patch->table(records));
   return std::shared_ptr<const CodedPatch>(std::move(patch));
 }
 

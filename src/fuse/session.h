@@ -21,17 +21,17 @@ struct Negotiated {
   unsigned max_read = 0;                  ///< bytes
   unsigned max_background = 0;
   unsigned congestion_threshold = 0;
-  unsigned max_readahead = 0;  ///< bytes, as INIT said
-  std::string mounted_by;      ///< "mount(2)" or "fusermount3"
-  uint64_t read_ahead = 0;     ///< bytes in force; 0 where that cannot be found out
+  unsigned max_readahead = 0;      ///< bytes, as INIT said
+  std::string mounted_by;          ///< "mount(2)" or "fusermount3"
+  uint64_t read_ahead = 0;         ///< bytes in force; 0 where that cannot be found out
   std::string read_ahead_problem;  ///< why the wish could not be fulfilled, or empty
 };
 
 /// What the kernel reads by itself from files on disk.
 struct PassthroughState {
-  std::string state;        ///< "on", or why it is not
-  size_t open_files = 0;    ///< read like that right now
-  uint64_t refused = 0;     ///< opens of files that the kernel did not take
+  std::string state;      ///< "on", or why it is not
+  size_t open_files = 0;  ///< read like that right now
+  uint64_t refused = 0;   ///< opens of files that the kernel did not take
 };
 
 struct SessionOptions {

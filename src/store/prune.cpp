@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <set>
 
 #include "common/text.h"
@@ -38,13 +39,12 @@ class Pruner {
     nets_ = TRY(store_.nets());
     TRY(choose());
     report_.kept = versions_.size() - removed_.size() - 1;
-    if (removed_.empty()) return std::move(report_);
     TRY(bridge());
-    TRY(remove_nets());
     // Children before their parents: what is left at any moment still leads back to the base.
     for (auto version = versions_.rbegin(); version != versions_.rend(); ++version) {
       if (removed_.contains(version->name())) TRY(remove(store_.versions_path(), *version));
     }
+    TRY(remove_nets());
     return std::move(report_);
   }
 
@@ -85,13 +85,15 @@ class Pruner {
     return work_.check();
   }
 
-  /// Nets from or to a version that goes.
+  /// Nets from or to a version that is not there any more, also those that an interrupted prune left.
   Status remove_nets() {
+    const auto stays = [&](const std::optional<NativeManifest::Link>& link) {
+      return std::any_of(versions_.begin(), versions_.end(), [&](const StoredVersion& version) {
+        return link == version.link() && !removed_.contains(version.name());
+      });
+    };
     for (const StoredVersion& net : nets_) {
-      const auto& manifest = net.manifest;
-      const bool from = manifest.parent && removed_.contains(manifest.parent->name);
-      const bool to = manifest.result && removed_.contains(manifest.result->name);
-      if (from || to) TRY(remove(store_.nets_path(), net));
+      if (!stays(net.manifest.parent) || !stays(net.manifest.result)) TRY(remove(store_.nets_path(), net));
     }
     return {};
   }

@@ -25,8 +25,8 @@ struct PruneReport {
   uint64_t kept = 0;  ///< versions that remain, the base not counted
 };
 
-/// Removes older versions.  A version whose parent goes is first given a net from the base; its own payload, which
-/// nothing needs any more, goes too.  At every moment, what is still listed can be read.
+/// Removes older versions.  A version whose parent goes is first given a net from the base.  At every moment, what is
+/// still listed can be read.
 Result<PruneReport> prune(const Files& files, const std::string& store_path, const PruneOptions& options,
                           const Work& work);
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/text.h"
+#include "delta/native_layout.h"
 #include "io/byte_source.h"
 #include "model/safetensors_header.h"
 
@@ -85,15 +86,7 @@ std::vector<std::string> entry_paths(const ModelFolder& folder) {
 /// The base's files, read where they lie.
 Result<std::unique_ptr<const TreeReader>> open_reference(const Files& files, const NativeManifest& manifest) {
   auto reader = TRY(FolderReader::open(files, manifest.path));
-  const TreeLayout& tree = reader->tree();
-  size_t found = 0;
-  for (const TreeFile& file : tree.files()) found += file.kind != TreeFile::Kind::kEmptyFolder ? 1 : 0;
-  bool same = found == manifest.files.size();
-  for (const auto& file : manifest.files) {
-    const size_t there = tree.find_file(file.path);
-    same = same && there != TreeLayout::npos && tree.files()[there].size == file.bytes;
-  }
-  if (same) return reader;
+  if (check_result_files(manifest, reader->tree())) return reader;
   return Error{ErrorCode::kIoChanged,
                fmt::format("the base at {} has other files than when the store was made; a base must not be touched",
                            quote(manifest.path))};

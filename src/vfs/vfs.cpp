@@ -211,13 +211,14 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
 Result<LentFile> Vfs::lend(NodeId id) {
   Node node;
   if (!table_.find(id, node) || node.kind != Node::Kind::kEntry) return LentFile();
-  if (is_folder(table_.entries()[node.entry])) return LentFile();
+  if (is_folder(table_.entries(node.index)[node.entry])) return LentFile();
   return reader_->lend(node.index, node.entry);
 }
 
 LentFile Vfs::lend_any() {
-  for (size_t entry = 0; entry < table_.entries().size(); ++entry) {
-    if (is_folder(table_.entries()[entry])) continue;
+  const Listing& base = table_.entries(0);
+  for (size_t entry = 0; entry < base.size(); ++entry) {
+    if (is_folder(base[entry])) continue;
     if (const auto file = reader_->lend(0, entry); file && *file) return *file;
   }
   return nullptr;

@@ -11,7 +11,8 @@ TRL gap_delta), materialises nothing, and times, in one run on one host:
     cold           the first read of a version by a fresh daemon (sources in the page cache)
     second         the same read again, now from the kernel's page cache
     warm           the fifth read
-    fuse only      the version `base` through the mount: FUSE without any decoding, the limit of this way of serving
+    untouched      the version `base` through the mount, which no delta touches: passthrough where the kernel has it
+    fuse only      the same with --passthrough=off: FUSE without any decoding, the limit of this way of serving
     plain cached   the base's files on the same disk, in the page cache
     plain disk     the same after dropping them from the page cache
 
@@ -101,11 +102,11 @@ def drop_from_page_cache(folder: Path) -> None:
 
 
 class Mounted:
-    def __init__(self, base: Path, source: Path, point: Path):
+    def __init__(self, base: Path, source: Path, point: Path, *options: str):
         self.point = point
         point.mkdir(exist_ok=True)
         self.mount_seconds = seconds(
-            subprocess.run, [BINARY, "mount", "--base", str(base), str(source), str(point)])
+            subprocess.run, [BINARY, "mount", "--base", str(base), *options, str(source), str(point)])
 
     def __enter__(self):
         return self
@@ -162,8 +163,9 @@ def measure(folder: Path, runs: int, found: dict) -> dict:
                         version = mounted.point / version_name(source, depth)
                         note(("mount", source, 0), mounted.mount_seconds)
                         note_reads(note, method, source, depth, read, version)
-            with Mounted(base, folder / "weight_v", folder / "mnt") as mounted:
-                note_reads(note, method, "fuse only", 0, read, mounted.point / "base")
+            for what, options in (("untouched", ()), ("fuse only", ("--passthrough=off",))):
+                with Mounted(base, folder / "weight_v", folder / "mnt", *options) as mounted:
+                    note_reads(note, method, what, 0, read, mounted.point / "base")
             drop_from_page_cache(base)
             note((method, "plain disk", 0), seconds(read, base))
         if run == -1:

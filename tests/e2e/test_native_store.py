@@ -202,7 +202,7 @@ def small_store(folder):
 
 @pytest.mark.timeout(600)
 def test_export_of_a_damaged_store_is_right_or_refused(tmp_path):
-    """A sample of the flips; tests/unit/engine/native_damage_test.cpp tries them all on a golden store."""
+    """A sample of the flips; tests/unit/engine/golden_damage_test.cpp tries them all on a golden store."""
     store, folders = small_store(tmp_path)
     rng, refused, rounds = random.Random(5), 0, 150
     files = [path for path in sorted(store.rglob("*")) if path.is_file() and path.stat().st_size]

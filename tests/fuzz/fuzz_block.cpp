@@ -8,8 +8,9 @@
 #include <map>
 #include <tuple>
 
-#include "../unit/codec/block_reference.h"
 #include "codec/block_codec.h"
+#include "unit/codec/block_made.h"
+#include "unit/codec/block_reference.h"
 
 namespace {
 

@@ -48,8 +48,8 @@ class MadeStore {
       remember("base", std::move(base), std::move(manifest));
     } else {
       for (FakeObject& object : base) object.parent = NativeLayout::kNoParent;
-      write("base", folder_of("base"), manifest_of("base", NativeManifest::Kind::kFull, base), std::move(base), nullptr,
-            {});
+      NativeManifest manifest = manifest_of("base", NativeManifest::Kind::kFull, base);
+      write("base", folder_of("base"), std::move(manifest), std::move(base), nullptr, {});
     }
   }
 

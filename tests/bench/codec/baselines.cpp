@@ -25,11 +25,12 @@ void with_width(unsigned width, F&& f) {
 
 template <class T>
 void append(std::vector<std::byte>& out, T value) {
+  static_assert(std::is_integral_v<T>);
   out.resize(out.size() + sizeof value);
   store_le(out.data() + out.size() - sizeof value, value);
 }
 
-void append(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
+void append_bytes(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 
 /// Positions of the changed elements, and their new bytes.
 struct Changes {
@@ -59,8 +60,8 @@ class TrlRaw final : public PublishedFormat {
   void encode(const Piece& piece, std::vector<std::byte>& out) override {
     const Changes changes = changes_of(piece);
     out.clear();
-    append(out, std::as_bytes(std::span(changes.positions)));
-    append(out, changes.values);
+    append_bytes(out, std::as_bytes(std::span(changes.positions)));
+    append_bytes(out, changes.values);
   }
 
   void decode(Bytes payload, const Piece& piece, MutableBytes out) override {
@@ -93,7 +94,7 @@ class TrlGap final : public PublishedFormat {
     const bool wide = std::any_of(gaps.begin(), gaps.end(), [](uint32_t gap) { return gap > UINT16_MAX; });
     out.assign(1, std::byte{wide});
     for (uint32_t gap : gaps) wide ? append(out, gap) : append(out, static_cast<uint16_t>(gap));
-    append(out, changes.values);
+    append_bytes(out, changes.values);
   }
 
   void decode(Bytes payload, const Piece& piece, MutableBytes out) override {
@@ -179,8 +180,8 @@ class Pulse final : public PublishedFormat {
     std::vector<std::byte> rows, columns, values;
     std::vector<std::byte> joined() const {
       std::vector<std::byte> all = rows;
-      append(all, columns);
-      append(all, values);
+      append_bytes(all, columns);
+      append_bytes(all, values);
       return all;
     }
   };
@@ -202,7 +203,7 @@ class Pulse final : public PublishedFormat {
       row = position / length;
       column = position % length;
     }
-    append(to.values, changes.values);
+    append_bytes(to.values, changes.values);
   }
 
   template <class T>

@@ -20,7 +20,7 @@ struct Options {
   std::string old_file, new_file, slime_out;
   unsigned passes = 7, threads = 1;
   bool native_only = false;
-  bool published_only = false;
+  bool writer_only = false;
 };
 
 Result<json> slime_times(const Options& options) {
@@ -49,17 +49,23 @@ json native(const std::vector<Piece>& tensors, unsigned passes) {
           {"without_parent", run_without_parent(tensors, kBlock, passes)}};
 }
 
-Result<json> measure(const Options& options) {
+Result<json> measure_blocks(const Options& options) {
   const FilePair pair = TRY(FilePair::read(options.old_file, options.new_file));
-  json result{{"old", options.old_file},           {"new", options.new_file},
-              {"model_bytes", pair.model_bytes()}, {"elements", pair.elements()},
-              {"changed", pair.changed()},         {"tensors", pair.tensors().size()},
-              {"passes", options.passes},          {"level", codec::level_name(codec::kernels().level)}};
-  if (!options.native_only) {
-    result["memcpy_gbps"] = run_memcpy(pair.tensors(), kBlock, options.passes);
-    result["published"] = run_published(pair.tensors(), kBlock, options.passes);
-  }
-  if (!options.published_only) result["native"] = native(pair.tensors(), options.passes);
+  json result{{"model_bytes", pair.model_bytes()},
+              {"elements", pair.elements()},
+              {"changed", pair.changed()},
+              {"tensors", pair.tensors().size()},
+              {"passes", options.passes},
+              {"level", codec::level_name(codec::kernels().level)},
+              {"memcpy_gbps", run_memcpy(pair.tensors(), kBlock, options.passes)}};
+  if (!options.native_only) result["published"] = run_published(pair.tensors(), kBlock, options.passes);
+  result["native"] = native(pair.tensors(), options.passes);
+  return result;
+}
+
+Result<json> measure(const Options& options) {
+  json result = json::object();
+  if (!options.writer_only) result = TRY(measure_blocks(options));
   if (!options.slime_out.empty()) result["slime_writer"] = TRY(slime_times(options));
   return result;
 }
@@ -73,7 +79,7 @@ int run(int argc, char** argv) {
   app.add_option("--slime-writer", options.slime_out, "also time slime's writer, which writes this file");
   app.add_option("--threads", options.threads, "threads of slime's writer");
   app.add_flag("--native-only", options.native_only, "leave the published formats out");
-  app.add_flag("--published-only", options.published_only, "measure the published formats alone");
+  app.add_flag("--writer-only", options.writer_only, "only time slime's writer");
   CLI11_PARSE(app, argc, argv);
   const auto result = measure(options);
   if (!result) {

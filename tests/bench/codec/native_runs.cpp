@@ -190,9 +190,9 @@ json report(const CodedTensors& coded, uint64_t block_bytes, unsigned passes) {
 
 json run_format(PublishedFormat& format, const std::vector<Piece>& tensors, const std::vector<Piece>& blocks,
                 uint64_t block_bytes, unsigned passes) {
-  const double began = now_seconds();
+  const double began = thread_seconds();
   const uint64_t published = format.published_bytes(tensors);
-  const double seconds = now_seconds() - began;
+  const double seconds = thread_seconds() - began;
   std::vector<std::vector<std::byte>> payloads(blocks.size());
   const Room room(block_bytes);
   uint64_t block_payloads = 0;
@@ -220,10 +220,10 @@ json run_format(PublishedFormat& format, const std::vector<Piece>& tensors, cons
 }  // namespace
 
 json run_native(const std::vector<Piece>& tensors, uint64_t block_bytes, unsigned passes) {
-  const double began = now_seconds();
+  const double began = thread_seconds();
   const CodedTensors coded =
       code_all(tensors, block_bytes, true, [&](const Piece& tensor) { return fitted(tensor, block_bytes); });
-  const double seconds = now_seconds() - began;
+  const double seconds = thread_seconds() - began;
   json result = report(coded, block_bytes, passes);
   result["encode_gbps"] = gigabytes(bytes_of(tensors), seconds);
   return result;

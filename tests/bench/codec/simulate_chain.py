@@ -35,27 +35,27 @@ def adam_steps(shape, rate: float, random: np.random.Generator):
             yield to_bf16(weight)
 
 
-def tensors_of(simulation: Simulation):
+def tensors_of(simulation: Simulation, shape):
     """(name, shape, whether it trains)"""
     for layer in range(simulation.layers):
-        yield f"layers.{layer}.attention.weight", SHAPE, True
+        yield f"layers.{layer}.attention.weight", shape, True
         for expert in range(simulation.experts):
             trains = expert % (simulation.experts // simulation.touched) == layer
             for part in ("down", "gate", "up"):
                 yield f"layers.{layer}.experts.{expert}.{part}.weight", EXPERT, trains
 
 
-def simulate(root: Path, simulation: Simulation) -> None:
+def simulate(root: Path, simulation: Simulation, shape=SHAPE) -> None:
     """Leaves the two checkpoints under root."""
     random = np.random.default_rng(42)
     old: dict[str, Tensor] = {}
     new: dict[str, Tensor] = {}
-    for name, shape, trains in tensors_of(simulation):
+    for name, dims, trains in tensors_of(simulation, shape):
         if trains:
-            before, after = adam_steps(shape, simulation.rate, random)
+            before, after = adam_steps(dims, simulation.rate, random)
         else:
-            before = after = to_bf16(random.standard_normal(shape, np.float32) * np.float32(SIGMA))
-        old[name], new[name] = Tensor("BF16", shape, before), Tensor("BF16", shape, after)
+            before = after = to_bf16(random.standard_normal(dims, np.float32) * np.float32(SIGMA))
+        old[name], new[name] = Tensor("BF16", dims, before), Tensor("BF16", dims, after)
     for step, tensors in ((WARM, old), (WARM + 1, new)):
         folder = checkpoint(root, simulation.name, step)
         folder.mkdir(parents=True, exist_ok=True)

@@ -113,16 +113,16 @@ Status write_out(int descriptor, const std::vector<Frame>& frames, const std::st
 Result<SlimeWrite> write_like_slime(const std::string& old_file, const std::string& new_file,
                                     const std::string& out_file, unsigned threads) {
   SlimeWrite result;
-  const double began = now_seconds();
+  const double began = wall_seconds();
   const auto old_model = TRY(MappedModel::open(old_file));
   const auto new_model = TRY(MappedModel::open(new_file));
   const std::vector<Frame> frames = code_all(*old_model, *new_model, threads);
   const int descriptor = ::open(out_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor < 0) return Error{ErrorCode::kIoOpen, out_file + ": cannot be created"};
   auto written = write_out(descriptor, frames, out_file);
-  result.seconds = now_seconds() - began;
+  result.seconds = wall_seconds() - began;
   if (written && ::fsync(descriptor) != 0) written = Error{ErrorCode::kIoWrite, out_file + ": fsync failed"};
-  result.seconds_durable = now_seconds() - began;
+  result.seconds_durable = wall_seconds() - began;
   ::close(descriptor);
   TRY(std::move(written));
   for (const Frame& frame : frames) result.bytes += frame.bytes.size() + frame.digest.size();

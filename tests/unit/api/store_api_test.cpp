@@ -87,6 +87,7 @@ TEST_F(StoreApi, CommitsFromMemory) {
   auto store = create(true);
   Checkpoint after = base_;
   auto& tensors = after.shards.begin()->second;
+  EXPECT_THAT(names(store), ElementsAre("base"));
   train(dice_, tensors[0], 0.02);
   after.files["config.json"] = "{\"step\": 1}";
   auto commit = store.begin();

@@ -3,6 +3,7 @@
 // that everything before it and everything from the next full version on keeps serving.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -356,6 +357,43 @@ TEST_F(Chain, ASnapshotKnowsEachTensorsHistory) {
   EXPECT_EQ(snapshot_->step_at(a, 2), 1u);
   EXPECT_EQ(snapshot_->step_at(b, 2), 0u);
   EXPECT_EQ(snapshot_->step_at(b, 3), 1u);
+}
+
+/// Whether a version shows the base's file of that name as it is; asked of the whole listing.
+std::vector<std::string> untouched_names(const Snapshot& snapshot, size_t ordinal) {
+  std::vector<std::string> names;
+  const auto& entries = snapshot.base().entries();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto file = snapshot.untouched_file(ordinal, i);
+    if (!file) continue;
+    EXPECT_EQ(fs::path(file->name()).filename(), entries[i].name);
+    names.push_back(entries[i].name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST_F(Chain, ASnapshotKnowsWhichFilesNoDeltaTouches) {
+  test::write_model(folder_.path("base"), {{{"a", "BF16", {2}, "aaaa"}}, {{"b", "BF16", {2}, "bbbb"}}});
+  folder_.write("base/extra/notes.txt", "x");
+  const std::string first = "model-00001-of-00002.safetensors";
+  const std::string second = "model-00002-of-00002.safetensors";
+  delta(1, 0);  // changes a
+  delta(2, 1);
+  test::write_weight_v(folder_.path(), {3, 2, "xor", "xxh3-128", 1}, {{"b", "bbbb", "bbbc"}});
+  open();
+  ASSERT_EQ(snapshot_->admitted_count(), 4u);
+  const auto all = untouched_names(*snapshot_, 0);
+  const auto has = [&](size_t ordinal, const std::string& name) {
+    const auto names = untouched_names(*snapshot_, ordinal);
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  EXPECT_TRUE(has(0, first) && has(0, second) && has(0, "notes.txt"));
+  for (size_t ordinal = 1; ordinal < 4; ++ordinal) {
+    EXPECT_FALSE(has(ordinal, first)) << ordinal;
+    EXPECT_EQ(has(ordinal, second), ordinal < 3) << ordinal;
+    EXPECT_EQ(untouched_names(*snapshot_, ordinal).size(), all.size() - (ordinal < 3 ? 1 : 2));
+  }
 }
 
 TEST_F(Chain, NamesAreFoundAmongAdmittedVersionsFirst) {

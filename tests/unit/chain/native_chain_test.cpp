@@ -6,67 +6,13 @@
 #include <filesystem>
 #include <random>
 
-#include "chain/native_store.h"
-#include "chain/snapshot.h"
-#include "support/made_run.h"
-#include "support/made_store.h"
-#include "unit/support/temp_folder.h"
+#include "unit/chain/native_chain.h"
 
 namespace weightfs::test {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::ElementsAre;
-
-FakeObjects small_objects() {
-  std::mt19937_64 random(1);
-  return {{"config.json", "", "{\"layers\": 1}"},
-          {"model.safetensors", "a", random_bytes(random, 2000), NativeLayout::kNoParent, "BF16"},
-          {"model.safetensors", "b", random_bytes(random, 300)},
-          {"tokenizer/words.txt", "", "some words"}};
-}
-
-class NativeStoreTest : public ::testing::Test {
- protected:
-  explicit NativeStoreTest(bool by_reference = true) : store_(folder_.path(), small_objects(), by_reference) {}
-
-  /// A version in which one byte differs from its parent.
-  void step(const std::string& name, const std::string& parent, size_t byte = 0) {
-    FakeObjects objects = store_.next(parent);
-    objects[1].bytes[byte] ^= 1;
-    store_.add(name, parent, std::move(objects));
-  }
-  std::shared_ptr<const Snapshot> open(const std::string& base = {}) {
-    auto opened = open_source(files_, {store_.path(), base, true});
-    if (opened) return *opened;
-    ADD_FAILURE() << opened.error().text();
-    return nullptr;
-  }
-  ErrorCode open_code(const std::string& base = {}) {
-    const auto opened = open_source(files_, {store_.path(), base, true});
-    return opened ? kFine : opened.error().code;
-  }
-  static std::vector<std::string> admitted(const Snapshot& snapshot) {
-    std::vector<std::string> names;
-    for (size_t i = 0; i < snapshot.admitted_count(); ++i) names.push_back(snapshot.admitted(i).name);
-    return names;
-  }
-  static ErrorCode code_of(const Snapshot& snapshot, const std::string& name) {
-    const Version* version = snapshot.find(name);
-    if (version == nullptr) return ErrorCode::kVersionNotFound;
-    return version->error ? version->error->code : kFine;
-  }
-  static void flip(const std::string& path, size_t at) {
-    std::string bytes = read_whole(path);
-    bytes.at(at) ^= 1;
-    write_file(path, bytes);
-  }
-
-  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
-  TempFolder folder_;
-  Files files_;
-  MadeStore store_;
-};
 
 class FullBaseTest : public NativeStoreTest {
  protected:
@@ -118,7 +64,8 @@ TEST_F(NativeStoreTest, ParentsComeFirstWhateverTheClockSaid) {
 TEST_F(NativeStoreTest, VersionsCarryWhatTheManifestSays) {
   step("one", "base");
   store_.edit_manifest("one", [](NativeManifest& manifest) { manifest.message = "lower loss"; });
-  const Version& version = open()->admitted(1);
+  const auto snapshot = open();
+  const Version& version = snapshot->admitted(1);
   EXPECT_EQ(version.format, "native-delta");
   EXPECT_EQ(version.kind, VersionKind::kDelta);
   EXPECT_EQ(version.message, "lower loss");
@@ -258,6 +205,23 @@ TEST_F(NativeStoreTest, ARenamedFolderIsRefused) {
   EXPECT_EQ(code_of(*open(), "renamed"), ErrorCode::kNativeManifest);
 }
 
+TEST_F(NativeStoreTest, ANameThatAMountCannotShowIsRefused) {
+  step("latest", "base");
+  const auto snapshot = open();
+  EXPECT_THAT(admitted(*snapshot), ElementsAre("base"));
+  EXPECT_EQ(code_of(*snapshot, "latest"), ErrorCode::kNativeManifest);
+}
+
+TEST_F(NativeStoreTest, APathOfManyFoldersIsNotUnfolded) {
+  FakeObjects objects = store_.next("base");
+  std::string deep;
+  for (int i = 0; i < 60; ++i) deep += "f/";
+  for (int i = 0; i < 17000; ++i) objects.push_back({std::to_string(10'000 + i) + "/" + deep + "x", "", ""});
+  sort_objects(objects);
+  store_.add("one", "base", objects);
+  EXPECT_EQ(code_of(*open(), "one"), ErrorCode::kNativeLayout);
+}
+
 TEST_F(NativeStoreTest, AFolderWithoutAManifestIsNotThereYet) {
   step("one", "base");
   fs::remove(store_.folder_of("one") + "/manifest.json");
@@ -335,79 +299,6 @@ TEST_F(NativeStoreTest, AStoreWithoutItsBaseVersionIsNotShown) {
   EXPECT_EQ(open_code(), ErrorCode::kNativeManifest);
   store_.remove("base");
   EXPECT_EQ(open_code(), ErrorCode::kBaseNotFound);
-}
-
-// --- Nets ---------------------------------------------------------------------------------------
-
-class NetTest : public NativeStoreTest {
- protected:
-  NetTest() {
-    for (int i = 1; i <= 4; ++i) {
-      step("v" + std::to_string(i), i == 1 ? "base" : "v" + std::to_string(i - 1), static_cast<size_t>(i));
-    }
-  }
-};
-
-TEST_F(NetTest, IsASecondWayToItsVersion) {
-  const std::string net = store_.add_net("v1", "v4", store_.next("v4"));
-  const auto snapshot = open();
-  ASSERT_EQ(snapshot->state(4).links.size(), 2u);
-  EXPECT_EQ(snapshot->state(4).links[0].from, 3u);
-  EXPECT_EQ(snapshot->state(4).links[1].from, 1u);
-  EXPECT_EQ(snapshot->parent(4), 3u);
-  uint64_t stored = 0;
-  for (const auto& file : fs::directory_iterator(net)) stored += file.file_size();
-  EXPECT_EQ(snapshot->admitted(4).net_bytes, stored);
-}
-
-TEST_F(NetTest, StandsInForAParentThatIsGone) {
-  store_.add_net("v1", "v4", store_.next("v4"));
-  store_.remove("v3");
-  const auto snapshot = open();
-  EXPECT_THAT(admitted(*snapshot), ElementsAre("base", "v1", "v2", "v4"));
-  EXPECT_EQ(snapshot->admitted(3).parent, "v1");
-  EXPECT_EQ(snapshot->parent(3), std::nullopt) << "what its own delta is on is gone";
-  ASSERT_EQ(snapshot->state(3).links.size(), 1u);
-  EXPECT_EQ(snapshot->state(3).links[0].from, 1u);
-}
-
-TEST_F(NetTest, LeadsToOtherFilesThanItsStartHas) {
-  FakeObjects objects = store_.next("v4");
-  objects.push_back({"zebra.txt", "", "stripes"});
-  store_.add("v5", "v4", objects);
-  objects = store_.next("v4");
-  objects.push_back({"zebra.txt", "", "stripes"});
-  store_.add_net("base", "v5", objects);
-  store_.remove("v4");
-  const auto snapshot = open();
-  ASSERT_EQ(code_of(*snapshot, "v5"), kFine) << snapshot->find("v5")->error->text();
-  EXPECT_NE(entry_by_path(snapshot->folder(snapshot->latest()), "zebra.txt"), 0u);
-}
-
-TEST_F(NetTest, ADamagedNetIsLeftOutWithAWarning) {
-  const std::string net = store_.add_net("v1", "v4", store_.next("v4"));
-  flip(net + "/manifest.json", 50);
-  const auto snapshot = open();
-  EXPECT_EQ(snapshot->admitted_count(), 5u);
-  EXPECT_EQ(snapshot->state(4).links.size(), 1u);
-  ASSERT_EQ(snapshot->versions()[0].warnings.size(), 1u);
-  EXPECT_NE(snapshot->versions()[0].warnings[0].find("v4.from.v1"), std::string::npos);
-}
-
-TEST_F(NetTest, ANetFromOrToNowhereIsLeftOut) {
-  store_.add_net("v1", "v4", store_.next("v4"));
-  store_.remove("v1");
-  auto snapshot = open();
-  EXPECT_THAT(admitted(*snapshot), ElementsAre("base"));
-  EXPECT_EQ(code_of(*snapshot, "v2"), ErrorCode::kChainMissing);
-  EXPECT_EQ(snapshot->versions()[0].warnings.size(), 1u);
-}
-
-TEST_F(NetTest, AVersionInThePlaceOfANetIsNone) {
-  fs::copy(store_.folder_of("v1"), store_.path() + "/nets/v2.from.v1");
-  const auto snapshot = open();
-  EXPECT_EQ(snapshot->admitted_count(), 5u);
-  EXPECT_EQ(snapshot->versions()[0].warnings.size(), 1u);
 }
 
 }  // namespace

@@ -39,14 +39,14 @@ class Diff : public testing::Test {
     auto after = checkpoint_of_folder(files_, folder_.path("new"));
     ASSERT_TRUE(before) << before.error().text();
     ASSERT_TRUE(after) << after.error().text();
-    before_ = *std::move(before);
-    after_ = *std::move(after);
+    before_ = std::move(before).value();
+    after_ = std::move(after).value();
     CheckpointComparison comparison(before_, after_);
     std::atomic<uint64_t> compared{0};
     const uint64_t announced = comparison.bytes_to_compare();
     auto diff = comparison.run(3, {.compared = [&](uint64_t bytes) { compared += bytes; }, .stopped = {}});
     ASSERT_TRUE(diff) << diff.error().text();
-    diff_ = *std::move(diff);
+    diff_ = std::move(diff).value();
     EXPECT_EQ(compared, announced);
   }
   const TensorDiff& of(const std::string& name) const {

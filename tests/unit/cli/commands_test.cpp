@@ -235,7 +235,8 @@ class FakeMount : public Commands {
            {"format", "weight_v-xor"},
            {"state", "admitted"},
            {"error", nullptr},
-           {"served_by", "decode"}},
+           {"served_by", "decode"},
+           {"served_files", {{"decode", 2}}}},
           {{"name", "weight_v000002"},
            {"kind", "delta"},
            {"format", "weight_v-xor"},
@@ -244,7 +245,14 @@ class FakeMount : public Commands {
            {"served_by", nullptr}}}},
         {"counters", {{"reads", 1234567}, {"bytes_served", 2147483648}, {"read_errors", 3}}},
         {"memory", {{"budget", 1073741824}, {"used", 536870912}}},
-        {"kernel", {{"protocol", "7.40"}, {"capabilities", {"splice-read"}}}},
+        {"kernel",
+         {{"protocol", "7.40"},
+          {"capabilities", {"splice-read"}},
+          {"read_ahead", 131072},
+          {"read_ahead_problem", "cannot write /sys"},
+          {"passthrough", "on"},
+          {"passthrough_open", 5},
+          {"passthrough_refused", 1}}},
         {"a key of the future", 1},
     };
     weightfs::test::write_file(mount_ + "/.weightfs/status.json", status.dump());
@@ -265,6 +273,9 @@ TEST_F(FakeMount, StatusIsReadable) {
   EXPECT_THAT(result.out, HasSubstr("[##########----------] 512 MiB of 1 GiB"));
   EXPECT_THAT(result.out, HasSubstr("3 reads failed"));
   EXPECT_THAT(result.out, HasSubstr("FUSE 7.40"));
+  EXPECT_THAT(result.out, HasSubstr("read-ahead 128 KiB"));
+  EXPECT_THAT(result.out, HasSubstr("not raised: cannot write /sys"));
+  EXPECT_THAT(result.out, HasSubstr("on; 5 files open, 1 refused by the kernel"));
 }
 
 TEST_F(FakeMount, StatusAsJsonIsPassedThrough) {
@@ -278,7 +289,7 @@ TEST_F(FakeMount, LogOfAMountIsWhatTheMountKnows) {
   write_status("refused");
   const Json log = run_cli({"log", mount_, "--json"}).json();
   ASSERT_EQ(log.size(), 2u);
-  EXPECT_FALSE(log[0].contains("served_by"));
+  for (const char* key : {"served_by", "served_files"}) EXPECT_FALSE(log[0].contains(key)) << key;
   EXPECT_EQ(log[1]["error"]["code"], "zstd.corrupt");
   EXPECT_THAT(run_cli({"log", mount_}).out, HasSubstr("bad frame [zstd.corrupt]"));
 }

@@ -27,7 +27,9 @@ class DiffCommand : public testing::Test {
   /// The version as a folder of real files.
   std::string folder_of(const std::string& version) {
     const std::string path = folder_.path(version);
-    if (!fs::exists(path)) EXPECT_EQ(run_cli({"export", run_.folder(), version, path}).status, 0);
+    if (!fs::exists(path)) {
+      EXPECT_EQ(run_cli({"export", run_.folder(), version, path}).status, 0);
+    }
     return path;
   }
   std::string at(const std::string& version) const { return run_.folder() + "@" + version; }

@@ -218,6 +218,23 @@ TEST_F(ExportAs, ReportsEveryByteItSaidItWould) {
   EXPECT_THAT(chain->other_differences("trl").value(), IsEmpty());
 }
 
+TEST_F(ExportAs, AVersionThatDoesNotTellWhatItTouchesIsComparedWhole) {
+  const Files files;
+  auto base = ModelFolder::open(files, run_.folder() + "/base");
+  ASSERT_TRUE(base);
+  std::vector<Version> versions(2);
+  versions[0].name = "base";
+  versions[1].name = "twin";
+  versions[1].parent = "base";
+  const auto snapshot = std::make_shared<const Snapshot>(*base, versions, std::nullopt);
+  const auto chain = DeltaChain::find(std::make_shared<Engine>(snapshot, EngineOptions{}), 1, "");
+  ASSERT_TRUE(chain) << chain.error().text();
+  EXPECT_EQ(chain->touched(1).size(), (*base)->tensors().size());
+  EXPECT_THAT(chain->other_differences("trl").value(), IsEmpty());
+  ASSERT_TRUE(export_weight_v(*chain, folder_.path("out"), {}));
+  EXPECT_THAT(listing(folder_.path("out/weight_v000001")), ElementsAre("model.safetensors.index.json"));
+}
+
 /// Tied embeddings of which the base stores both.
 class ExportTied : public ExportAs {
  protected:
@@ -234,11 +251,11 @@ class ExportTied : public ExportAs {
 TEST_F(ExportTied, OnlyOneOfThemChanges) {
   for (const char* tensor : {"model.embed_tokens.weight", "lm_head.weight"}) {
     // Both are named, so that the change stays with the one that has it.
-    std::string bytes = run_.newest(tensor);
-    bytes[9] = static_cast<char>(bytes[9] ^ 3);
-    run_.publish_weight_v({{"model.embed_tokens.weight", run_.newest("model.embed_tokens.weight")},
-                           {"lm_head.weight", run_.newest("lm_head.weight")},
-                           {tensor, bytes}});
+    MadeRun::NewBytes changes;
+    for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"}) changes[name] = run_.newest(name);
+    std::string& bytes = changes[tensor];
+    bytes[9] = static_cast<char>(bytes[9] ^ tensor[0]);
+    run_.publish_weight_v(changes);
   }
   std::map<std::string, std::string> both;
   for (const auto& name : {"model.embed_tokens.weight", "lm_head.weight"}) both[name] = run_.newest(name);

@@ -166,14 +166,25 @@ TEST_F(NativeCommands, VerifyChecksNetsToo) {
     return objects;
   }());
   EXPECT_EQ(run_cli({"verify", store_.path()}).status, 0);
+  const auto manifest = NativeManifest::parse(read_whole(net + "/manifest.json"));
+  ASSERT_TRUE(manifest);
   const std::string path = net + "/payload-00001.safetensors";
-  std::string bytes = read_whole(path);
-  bytes.back() = static_cast<char>(bytes.back() ^ 1);
-  weightfs::test::write_file(path, bytes);
-  const auto result = run_cli({"verify", "--json", store_.path()});
-  EXPECT_EQ(result.status, 1);
-  EXPECT_EQ(result.json()["versions"][1]["state"], "ok");
-  EXPECT_EQ(result.json()["versions"][2]["state"], "failed");
+  const std::string sound = read_whole(path);
+  const auto verify_with_flip_at = [&](uint64_t at) {
+    std::string bytes = sound;
+    bytes.at(at) ^= 1;
+    weightfs::test::write_file(path, bytes);
+    const auto result = run_cli({"verify", "--json", store_.path()});
+    EXPECT_EQ(result.status, 1);
+    return result.json()["versions"];
+  };
+  const Json block = verify_with_flip_at(manifest->payload.front().at);
+  EXPECT_EQ(block[1]["state"], "ok");
+  EXPECT_EQ(block[2]["state"], "failed");
+  const Json layout = verify_with_flip_at(manifest->layout->at);
+  EXPECT_EQ(layout[0]["state"], "failed") << "a net that is left out is said at the base";
+  EXPECT_EQ(layout[0]["failures"][0]["code"], "native.bad_layout");
+  EXPECT_EQ(layout[2]["state"], "ok");
 }
 
 TEST_F(NativeCommands, ExportWritesTheFolderThatWasCommitted) {

@@ -65,13 +65,16 @@ TEST(Options, MountHasSensibleDefaults) {
   EXPECT_FALSE(mount.allow_other);
   EXPECT_EQ(mount.memory_bytes, 0u);
   EXPECT_EQ(mount.threads, 0u);
+  EXPECT_EQ(mount.read_ahead, 4u << 20);
+  EXPECT_TRUE(mount.passthrough);
   EXPECT_EQ(mount.log_level, "info");
   EXPECT_EQ(mount.log_file, "");
 }
 
 TEST(Options, MountTakesEveryOption) {
   const auto result = parse({"mount", "src", "mnt", "--base", "model", "--foreground", "--verify=off", "--memory",
-                             "256M", "--threads", "3", "--allow-other", "--log-level", "debug", "--log-file", "x.log"});
+                             "256M", "--threads", "3", "--allow-other", "--log-level", "debug", "--log-file", "x.log",
+                             "--read-ahead", "1M", "--passthrough=off"});
   ASSERT_TRUE(result.options) << result.errors;
   const MountOptions& mount = result.options->mount;
   EXPECT_EQ(mount.base, "model");
@@ -82,6 +85,23 @@ TEST(Options, MountTakesEveryOption) {
   EXPECT_TRUE(mount.allow_other);
   EXPECT_EQ(mount.log_level, "debug");
   EXPECT_EQ(mount.log_file, "x.log");
+  EXPECT_EQ(mount.read_ahead, 1u << 20);
+  EXPECT_FALSE(mount.passthrough);
+}
+
+TEST(Options, TheKernelsReadAheadCanBeLeftAlone) {
+  const auto result = parse({"mount", "a", "b", "--read-ahead=0", "--passthrough=auto"});
+  ASSERT_TRUE(result.options) << result.errors;
+  EXPECT_EQ(result.options->mount.read_ahead, 0u);
+  EXPECT_TRUE(result.options->mount.passthrough);
+}
+
+TEST(Options, BadKernelSettingsAreRefused) {
+  for (const char* bad : {"--read-ahead=fast", "--read-ahead=-1", "--read-ahead=2G", "--passthrough=on"}) {
+    const auto result = parse({"mount", "a", "b", bad});
+    EXPECT_FALSE(result.options) << bad;
+    EXPECT_EQ(result.exit_status, 2) << bad;
+  }
 }
 
 TEST(Options, MemoryIsASizeInHumanUnits) {

@@ -109,8 +109,50 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   EXPECT_EQ(status["memory"]["budget"], 1u << 30);
   EXPECT_GT(status["memory"]["rss"], 1u << 20);
   EXPECT_THAT(keys(status["kernel"]),
-              ElementsAre("protocol", "capabilities", "max_read", "max_background", "max_readahead"));
+              ElementsAre("protocol", "capabilities", "max_read", "max_background", "max_readahead", "read_ahead",
+                          "read_ahead_problem", "passthrough", "passthrough_open", "passthrough_refused"));
   EXPECT_EQ(status["kernel"]["capabilities"][1], "splice-read");
+  EXPECT_EQ(status["kernel"]["read_ahead"], nullptr);
+  EXPECT_EQ(status["kernel"]["read_ahead_problem"], nullptr);
+}
+
+TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
+  const auto snapshot = open();
+  const Engine engine(snapshot, {});
+  MountFacts facts;
+  const auto versions = [&] { return Json::parse(status_json(*snapshot, files_, engine.status(), facts))["versions"]; };
+  facts.passthrough = "the kernel is too old";
+  const Json copied = versions();
+  EXPECT_EQ(named(copied, "base")["served_files"]["passthrough"], 0);
+  EXPECT_GT(named(copied, "base")["served_files"]["base"], 1);
+  facts.passthrough = "on";
+  const Json passed = versions();
+  const Json& base = named(passed, "base");
+  const Json& patched = named(passed, "weight_v000001");
+  EXPECT_EQ(base["served_by"], "passthrough");
+  EXPECT_EQ(base["served_files"]["passthrough"], named(copied, "base")["served_files"]["base"]);
+  EXPECT_EQ(base["served_files"]["decode"], 0);
+  EXPECT_EQ(patched["served_by"], "decode");
+  EXPECT_GT(patched["served_files"]["decode"], 0);
+  EXPECT_GT(patched["served_files"]["passthrough"], 0) << "config.json at least";
+  EXPECT_EQ(named(passed, "weight_v000003")["served_files"], nullptr);
+}
+
+TEST_F(Report, StatusTellsWhatTheKernelDoes) {
+  const auto snapshot = open();
+  const Engine engine(snapshot, {});
+  MountFacts facts;
+  facts.read_ahead = 4u << 20;
+  facts.read_ahead_problem = "no sysfs";
+  facts.passthrough = "on";
+  facts.passthrough_open = 3;
+  facts.passthrough_refused = 2;
+  const Json kernel = Json::parse(status_json(*snapshot, files_, engine.status(), facts))["kernel"];
+  EXPECT_EQ(kernel["read_ahead"], 4u << 20);
+  EXPECT_EQ(kernel["read_ahead_problem"], "no sysfs");
+  EXPECT_EQ(kernel["passthrough"], "on");
+  EXPECT_EQ(kernel["passthrough_open"], 3);
+  EXPECT_EQ(kernel["passthrough_refused"], 2);
 }
 
 TEST_F(Report, AVersionNamesItsTensorsAsFarAsHeadersTell) {

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "codec/block_codec.h"
+#include "unit/codec/block_made.h"
 #include "unit/codec/block_reference.h"
 
 namespace weightfs::codec {
@@ -258,19 +259,19 @@ TEST(BlockParamsRecord, OtherWidthsAreRefused) {
 
 /// Any dense record that parses must code any block.
 TEST(BlockParamsRecord, EveryKindOfDenseParameter) {
-  std::mt19937 random(11);
+  std::mt19937 engine(11);
+  const auto random = [&] { return static_cast<unsigned>(engine()); };
   size_t dense = 0;
   for (unsigned round = 0; round < 3000; ++round) {
     const unsigned w = 1u << round % 3;
     const unsigned cold = 1 + random() % 32;
-    const unsigned fields =
-        cold | (1 + static_cast<unsigned>(random()) % 15) << 6 | random() % 4 << 10 | random() % 4 << 12;
+    const unsigned fields = cold | (1 + random() % 15) << 6 | random() % 4 << 10 | random() % 4 << 12;
     Octets record = {0x20, static_cast<uint8_t>(w == 1 ? random() % 128 : 90 + random() % 40),
                      static_cast<uint8_t>(fields), static_cast<uint8_t>(fields >> 8)};
     for (unsigned i = 0; i < cold; i += w == 4 ? 1 : 2) {
       const unsigned most = w == 4 ? 31 : 7;
-      const auto low = static_cast<unsigned>(random() % most);
-      const auto high = w == 4 || i + 1 == cold ? 0u : static_cast<unsigned>(random() % most);
+      const unsigned low = random() % most;
+      const unsigned high = w == 4 || i + 1 == cold ? 0u : random() % most;
       record.push_back(static_cast<uint8_t>(low | high << 4));
     }
     ASSERT_TRUE(BlockParams::parse(w, bytes_of(record)));

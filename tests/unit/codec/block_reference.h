@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A reader of coded blocks written from docs/FORMAT.md and nothing else: one bit at a time, no tables, no code
-// from src/.  And makers of blocks.
+// from src/.
 #pragma once
 
 #include <zstd.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <optional>
-#include <random>
 #include <stdexcept>
 #include <vector>
 
@@ -274,12 +272,18 @@ class Block {
         require(M[q] <= 8 * r_.w - 2 && (f[q] > 0 || m == 0), "magnitude parameter");
       }
     }
+    sparse_bits(BitString{payload.data() + in.at, 8 * (payload.size() - in.at)}, K, c, in_group, f, M);
+  }
+
+  /// What stands behind the counts.
+  void sparse_bits(BitString bits, unsigned K, const std::vector<uint64_t>& c, const uint64_t (&in_group)[2],
+                   const uint64_t (&f)[2], const unsigned (&M)[2]) {
+    const uint64_t t = in_group[0] + in_group[1];
     std::vector<std::vector<uint64_t>> members_of(K);
     for (size_t i = 0; i < n_; ++i) members_of[class_of(i, K)].push_back(i);
     std::vector<Set> sets;
     for (unsigned i = 0; i < K; ++i) sets.push_back(make_set(i + 1 == K ? n_ : members_of[i].size(), c[i]));
     for (int q = 0; q < 2; ++q) sets.push_back(make_set(in_group[q], f[q]));
-    BitString bits{payload.data() + in.at, 8 * (payload.size() - in.at)};
     std::vector<bool> negative;
     for (uint64_t i = 0; i < t; ++i) negative.push_back(bits.bit() == 1);
     read_sets(sets, bits);
@@ -314,11 +318,20 @@ class Block {
     return {all.bytes, bits};
   }
 
-  void dense(const Octets& payload) {
+  uint64_t difference(unsigned bucket, uint64_t q, BitString& lows) const {
     static const unsigned kGrow[4][15] = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0},
                                           {0, 0, 0, 0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8},
                                           {0, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
                                           {0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}};
+    const unsigned s = r_.R[bucket] + kGrow[r_.g][q];
+    require(s <= 8 * r_.w - 2, "width");
+    uint64_t base = 0;
+    for (uint64_t j = 0; j < q; ++j) base += uint64_t{1} << kGrow[r_.g][j];
+    const uint64_t z = ((base << r_.R[bucket]) + lows.field(s)) & mask_;
+    return z % 2 == 0 ? z / 2 : 0 - (z + 1) / 2;
+  }
+
+  void dense(const Octets& payload) {
     Reader in{payload};
     const uint64_t head = in.varint();
     const uint64_t L = in.varint();
@@ -346,12 +359,7 @@ class Block {
           ++escapes;
           continue;
         }
-        const unsigned s = r_.R[bucket] + kGrow[r_.g][q];
-        require(s <= 8 * r_.w - 2, "width");
-        uint64_t base = 0;
-        for (uint64_t j = 0; j < q; ++j) base += uint64_t{1} << kGrow[r_.g][j];
-        const uint64_t z = ((base << r_.R[bucket]) + lows.field(s)) & mask_;
-        const uint64_t d = z % 2 == 0 ? z / 2 : 0 - (z + 1) / 2;
+        const uint64_t d = difference(bucket, q, lows);
         result_[i] = (parent_[i] + d) & mask_;
       }
     }
@@ -375,92 +383,6 @@ inline std::optional<Octets> decode(unsigned w, const Octets& record, unsigned c
   } catch (const Refused&) {
     return std::nullopt;
   }
-}
-
-// ---- blocks ----------------------------------------------------------------------------------
-
-/// How the elements of a made block look, and how they change.
-enum class Values { kWeights, kRandom, kZero, kSpecial, kNarrow };
-enum class Change { kUlp, kSmall, kHeavy, kRandom, kSign, kPower, kClear };
-struct Recipe {
-  unsigned w = 2;
-  size_t elements = 0;
-  double density = 0;  // 0..1: of the smallest elements; larger ones change less often if `by_exponent`
-  Values values = Values::kWeights;
-  Change change = Change::kUlp;
-  bool by_exponent = true;
-  unsigned seed = 1;
-};
-struct Pair {
-  Octets parent;
-  Octets result;
-};
-
-inline uint64_t made_value(const Recipe& recipe, std::mt19937_64& random) {
-  const uint64_t bits = random();
-  switch (recipe.values) {
-    case Values::kWeights: {
-      std::normal_distribution<float> normal(0, 0.02f);
-      const float weight = normal(random);
-      uint32_t pattern;
-      std::memcpy(&pattern, &weight, sizeof pattern);
-      return pattern >> (32 - 8 * recipe.w);
-    }
-    case Values::kRandom:
-      return bits;
-    case Values::kZero:
-      return 0;
-    case Values::kSpecial: {
-      static const uint32_t kSpecials[] = {0x7f800000u, 0xff800000u, 0x7fc00001u, 0xffffffffu, 0x80000000u, 0,
-                                           1u,          0x80000001u, 0x7fffffffu, 0x00800000u, 0x00010000u};
-      return kSpecials[bits % std::size(kSpecials)] >> (bits / 64 % 2 == 0 ? 32 - 8 * recipe.w : 0);
-    }
-    case Values::kNarrow:
-      return (0x3c000000u + (bits & 0x81ffffffu)) >> (32 - 8 * recipe.w);
-  }
-  return 0;
-}
-
-inline uint64_t made_change(const Recipe& recipe, uint64_t value, std::mt19937_64& random) {
-  const uint64_t bits = random();
-  const uint64_t sign = bits % 2 == 0 ? 1 : ~uint64_t{0};
-  switch (recipe.change) {
-    case Change::kUlp:
-      return value + sign * (bits / 2 % 8 == 0 ? 2 + bits / 16 % 5 : 1);
-    case Change::kSmall:
-      return value + sign * (1 + bits / 2 % 40);
-    case Change::kHeavy:
-      return value + sign * (1 + (bits / 32 % 65536 >> bits / 2 % 16));
-    case Change::kRandom:
-      return bits;
-    case Change::kSign:
-      return value ^ uint64_t { 1 } << (8 * recipe.w - 1);
-    case Change::kPower:
-      return value + (uint64_t{1} << bits % (8 * recipe.w));
-    case Change::kClear:
-      return 0;
-  }
-  return value;
-}
-
-inline Pair make(const Recipe& recipe) {
-  std::mt19937_64 random(recipe.seed);
-  std::uniform_real_distribution<double> uniform(0, 1);
-  Pair pair;
-  for (size_t i = 0; i < recipe.elements; ++i) {
-    const uint64_t value = made_value(recipe, random);
-    double odds = recipe.density;
-    if (recipe.by_exponent && recipe.w > 1) {
-      const auto exponent = static_cast<int>(value >> (8 * recipe.w - 9) & 0xff);
-      odds = std::min(1.0, odds * std::exp2(118 - exponent));
-    }
-    const uint64_t next = uniform(random) < odds ? made_change(recipe, value, random) : value;
-    for (unsigned b = 0; b < recipe.w; ++b) {
-      pair.parent.push_back(static_cast<uint8_t>(value >> (8 * b)));
-      pair.result.push_back(static_cast<uint8_t>(next >> (8 * b)));
-    }
-  }
-  return pair;
 }
 
 }  // namespace weightfs::reference

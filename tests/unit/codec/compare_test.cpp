@@ -28,16 +28,16 @@ ElementChanges compare(const std::vector<T>& before, const std::vector<T>& after
   return compare_elements(buffer_of(before), buffer_of(after), {sizeof(T), number});
 }
 
-/// Element by element, with 128 bits so that nothing can wrap unnoticed.
+using Wide = __int128;  // so that nothing can wrap unnoticed
+
 template <class T>
 ElementChanges counted_plainly(const std::vector<T>& before, const std::vector<T>& after) {
+  const Wide modulus = Wide{1} << (8 * sizeof(T));
   ElementChanges changes;
   changes.elements = before.size();
   for (size_t i = 0; i < before.size(); ++i) {
     if (before[i] == after[i]) continue;
-    const __extension__ __int128 modulus = static_cast<__extension__ __int128>(1) << (8 * sizeof(T));
-    const __extension__ __int128 up =
-        ((static_cast<__extension__ __int128>(after[i]) - before[i]) % modulus + modulus) % modulus;
+    const Wide up = (Wide{after[i]} - Wide{before[i]} + modulus) % modulus;
     const auto distance = static_cast<uint64_t>(std::min(up, modulus - up));
     ++changes.changed;
     if (distance == 1) ++changes.one_ulp;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -184,6 +185,17 @@ TEST_F(Names, OfSeveralInputEmbeddingsTheOneThatFitsIsTied) {
   add_tied_tensors(*base_, delta);
   ASSERT_EQ(delta.tensors.size(), 3u);
   EXPECT_EQ(delta.tensors[2].tied_to, base_->find_tensor("model.embed_tokens.weight"));
+}
+
+TEST_F(Names, TiedTensorsAreTheOnesOfAPair) {
+  map(kTied, "{}");
+  EXPECT_TRUE(tied_tensors(*base_).empty()) << "only where config.json says so";
+  auto tensors = kTied;
+  tensors.insert(tensors.begin(), {"audio.embed_tokens.weight", "BF16", {1, 2}, "1234"});
+  map(tensors, kTiedConfig);
+  std::vector<size_t> pair = {base_->find_tensor("model.embed_tokens.weight"), base_->find_tensor("lm_head.weight")};
+  std::sort(pair.begin(), pair.end());
+  EXPECT_EQ(tied_tensors(*base_), pair);
 }
 
 }  // namespace

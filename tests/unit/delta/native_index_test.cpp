@@ -374,7 +374,7 @@ Plan random_plan(std::mt19937_64& random) {
       if (random() % 10 >= share) continue;
       const auto length = static_cast<uint32_t>(random() >> (48 + random() % 16));
       plan.blocks.push_back({static_cast<uint32_t>(i), fitted, random() % 100,
-                             block_of(b, plan.payload, length, 1 + random() % 3, random())});
+                             block_of(b, plan.payload, length, 1 + static_cast<unsigned>(random() % 3), random())});
       plan.payload += length;
     }
   }

@@ -1,153 +1,151 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small golden store, cut at every length and with every single bit flipped: what is shown is right, byte for
-// byte, or there is an error.
+// Damage in native versions: an error on what a bad byte feeds, right bytes everywhere else.
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
-#include <map>
+#include <memory>
+#include <random>
 #include <string>
-#include <vector>
 
-#include "common/log.h"
-#include "support/formats.h"
 #include "support/made_run.h"
-#include "support/open_run.h"
-#include "unit/support/temp_folder.h"
+#include "unit/engine/native_reads.h"
 
 namespace weightfs::test {
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr const char* kGolden = WEIGHTFS_TESTS_DIR "/golden/native-v1/tiny";
-
-/// "VERSION/PATH" -> XXH3-128 of its content, as the maker of the store wrote it down.
-std::map<std::string, std::string> expected_digests() {
-  std::map<std::string, std::string> found;
-  std::ifstream file(std::string(kGolden) + ".xxh3");
-  for (std::string digest, path; file >> digest >> path;) found[path] = digest;
-  return found;
-}
-
-std::string path_of(const std::vector<ModelFolder::Entry>& entries, size_t entry) {
-  std::string path = entries[entry].name;
-  while ((entry = entries[entry].parent) != 0) path = entries[entry].name + "/" + path;
-  return path;
-}
-
-/// What a store shows: how many files were right, and how many versions or files were an error.
-struct Shown {
-  size_t right = 0;
-  size_t errors = 0;
-  std::string wrong;  ///< the first file that was neither
-};
-
-/// Where the bytes begin of which each bit feeds a result or is checked: all of a manifest; of a payload file its
-/// data, because readers go by the manifest and not by the header; nothing of store.json, whose id only names it.
-size_t first_meaningful_byte(const std::string& file, const std::string& bytes) {
-  if (file.ends_with("/store.json")) return bytes.size();
-  if (!file.ends_with(".safetensors")) return 0;
-  size_t header = 0;
-  for (size_t i = 8; i-- > 0;) header = header << 8 | static_cast<uint8_t>(bytes[i]);
-  return 8 + header;
-}
-
-class NativeDamage : public ::testing::Test {
+class NativeDamage : public NativeReads {
  protected:
-  static void SetUpTestSuite() { EXPECT_TRUE(log::configure(log::Level::kOff, log::Target::kStderr)); }
-  static void TearDownTestSuite() { EXPECT_TRUE(log::configure(log::Level::kWarn, log::Target::kStderr)); }
-
-  void SetUp() override {
-    fs::copy(kGolden, folder_.path("store"), fs::copy_options::recursive);
-    for (const auto& entry : fs::recursive_directory_iterator(folder_.path("store"))) {
-      if (entry.is_regular_file() && entry.file_size() > 0) files_.push_back(entry.path().string());
+  /// Three versions that all touch the first of four blocks; the second one touches the last, too.
+  NativeDamage() {
+    std::mt19937_64 random(90);
+    store_ = std::make_unique<FakeStore>(
+        files_, folder_.path("model"),
+        FakeObjects{{"model.safetensors", "w", random_bytes(random, 1u << 20)}, {"words.txt", "", "some words"}});
+    for (size_t v = 0; v < 3; ++v) {
+      FakeObjects objects = store_->next(v);
+      objects[0].bytes[v] ^= 1;
+      if (v == 1) objects[0].bytes[1'000'000] ^= 1;
+      store_->add(v, objects);
     }
-    ASSERT_GE(files_.size(), 5u);
-    ASSERT_EQ(look().right, expected_.size());
+  }
+  std::string& payload(size_t version, uint64_t block) {
+    return store_->delta(version).touched().at(0).blocks.at(block).payload;
+  }
+  Status read_status(size_t ordinal, uint64_t at, std::string& out) {
+    const ModelFolder& folder = snapshot_->folder(ordinal);
+    return engine_->read(ordinal, entry_by_path(folder, "model.safetensors"), folder.shards()[0].data_start + at,
+                         std::as_writable_bytes(std::span(out)));
+  }
+  ErrorCode code_of(size_t ordinal, uint64_t at) {
+    std::string out(4096, '?');
+    const Status status = read_status(ordinal, at, out);
+    if (!status) return status.error().code;
+    EXPECT_EQ(out, store_->objects(ordinal)[0].bytes.substr(at, 4096));
+    return kFine;
   }
 
-  /// Opens the store afresh and reads everything that it shows.
-  Shown look() const {
-    Shown shown;
-    const Files files;
-    const auto snapshot = open_source(files, {folder_.path("store"), {}, true});
-    if (!snapshot) {
-      shown.errors = 1;
-      return shown;
-    }
-    Engine engine(*snapshot, {1u << 20, 1, true});
-    for (const Version& version : (*snapshot)->versions()) shown.errors += version.admitted() ? 0 : 1;
-    for (size_t ordinal = 0; ordinal < (*snapshot)->admitted_count(); ++ordinal) look_at(engine, ordinal, shown);
-    return shown;
-  }
-
-  std::vector<std::string> files_;
-  TempFolder folder_{memory_path()};
-
- private:
-  void look_at(Engine& engine, size_t ordinal, Shown& shown) const {
-    const std::string name = engine.snapshot().admitted(ordinal).name;
-    const auto& entries = engine.snapshot().folder(ordinal).entries();
-    size_t files = 0;
-    for (size_t entry = 1; entry < entries.size(); ++entry) {
-      if (entries[entry].kind == ModelFolder::EntryKind::kDirectory) continue;
-      const std::string path = name + "/" + path_of(entries, entry);
-      ++files;
-      const auto content = read_file(engine, ordinal, entry);
-      const auto wanted = expected_.find(path);
-      if (!content) {
-        ++shown.errors;
-      } else if (wanted != expected_.end() && xxh3_128_hex(*content) == wanted->second) {
-        ++shown.right;
-      } else {
-        shown.wrong = path;
-      }
-    }
-    if (files != count(name)) shown.wrong = name + ", which has other files";
-  }
-
-  size_t count(const std::string& version) const {
-    size_t found = 0;
-    for (const auto& [path, digest] : expected_) found += path.starts_with(version + "/") ? 1 : 0;
-    return found;
-  }
-
-  std::map<std::string, std::string> expected_ = expected_digests();
+  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
+  std::unique_ptr<FakeStore> store_;
 };
 
-TEST_F(NativeDamage, EveryTruncationIsRightOrAnError) {
-  for (const std::string& file : files_) {
-    const std::string whole = read_whole(file);
-    for (size_t length = whole.size(); length-- > 0;) {
-      fs::resize_file(file, length);
-      const Shown shown = look();
-      ASSERT_EQ(shown.wrong, "") << file << " cut to " << length;
-      // Only the newline that ends store.json means nothing.
-      ASSERT_TRUE(shown.errors > 0 || file.ends_with("/store.json")) << file << " cut to " << length;
-    }
-    write_file(file, whole);
-  }
+TEST_F(NativeDamage, OneFlippedBitCostsTheBlocksThatItFeedsAndNoOther) {
+  payload(2, 0)[5000] ^= 4;
+  open(*store_);
+  EXPECT_EQ(code_of(1, 0), kFine) << "older";
+  EXPECT_EQ(code_of(2, 0), ErrorCode::kNativeDigest);
+  EXPECT_EQ(code_of(3, 0), ErrorCode::kNativeDigest) << "decoded on top of it";
+  EXPECT_EQ(code_of(2, 600'000), kFine) << "another block";
+  EXPECT_EQ(code_of(3, 1'000'000), kFine);
+  EXPECT_EQ(engine_->status().block_failures, 2u);
+  EXPECT_EQ(engine_->status().read_errors, 2u);
 }
 
-TEST_F(NativeDamage, EveryFlippedBitIsRightOrAnError) {
-  size_t harmless = 0;
-  for (const std::string& file : files_) {
-    std::string bytes = read_whole(file);
-    const size_t meaningful = first_meaningful_byte(file, bytes);
-    for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
-      const auto flip = [&] { bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8)); };
-      flip();
-      write_file(file, bytes);
-      const Shown shown = look();
-      ASSERT_EQ(shown.wrong, "") << file << " bit " << bit;
-      harmless += bit / 8 >= meaningful && shown.errors == 0 ? 1 : 0;
-      flip();
-    }
-    write_file(file, bytes);
+TEST_F(NativeDamage, TheMessageNamesTheVersionThatIsDamaged) {
+  payload(2, 0)[5000] ^= 4;
+  open(*store_);
+  std::string out(10, '?');
+  const Status status = read_status(3, 0, out);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().posix(), EIO);
+  const std::string& text = status.error().message;
+  EXPECT_NE(text.find("/store/v2"), std::string::npos) << text;
+  EXPECT_NE(text.find("model.safetensors"), std::string::npos);
+  EXPECT_NE(text.find("'w'"), std::string::npos);
+  EXPECT_NE(text.find("block 0"), std::string::npos);
+}
+
+TEST_F(NativeDamage, ABlockThatDoesNotDecodeIsAnError) {
+  payload(1, 0).pop_back();
+  open(*store_);
+  EXPECT_EQ(code_of(3, 0), ErrorCode::kNativeBlock);
+  EXPECT_EQ(code_of(2, 1'000'000), kFine);
+}
+
+TEST_F(NativeDamage, AChangedBaseShowsInWhatIsDecodedOnIt) {
+  open(*store_);
+  const std::string path = folder_.path("model/model.safetensors");
+  const auto time = std::filesystem::last_write_time(path);
+  std::string bytes = read_whole(path);
+  bytes[store_->snapshot()->folder(0).shards()[0].data_start + 7] ^= 1;
+  write_file(path, bytes);
+  std::filesystem::last_write_time(path, time);
+  EXPECT_EQ(code_of(1, 0), ErrorCode::kNativeDigest);
+  EXPECT_EQ(code_of(2, 1'000'000), kFine);
+}
+
+TEST_F(NativeDamage, ADamagedNetIsFoundLikeADamagedVersion) {
+  const auto net = store_->add_net(0, 3, store_->next(3), 1048576);
+  net->touched().at(0).blocks.at(0).payload[77] ^= 1;
+  open(*store_);
+  EXPECT_EQ(code_of(3, 0), ErrorCode::kNativeDigest);
+  EXPECT_EQ(code_of(2, 0), kFine);
+  EXPECT_TRUE(engine_->check_object(3, 0, 0)) << "the version's own delta is sound";
+  const auto check = engine_->check_object(3, 1, 0);
+  ASSERT_FALSE(check);
+  EXPECT_EQ(check.error().code, ErrorCode::kNativeDigest);
+}
+
+TEST_F(NativeDamage, WhatNobodySaysIsAnError) {
+  FakeObjects objects = store_->next(3);
+  objects[0].parent = NativeLayout::kNoParent;
+  const size_t v = store_->add(3, objects);
+  store_->delta(v).touched().at(0).blocks.erase(2);
+  open(*store_);
+  EXPECT_EQ(code_of(v, 0), kFine);
+  EXPECT_EQ(code_of(v, 600'000), ErrorCode::kNativeIndex);
+  FakeStore bare(FakeObjects{{"words.txt", "", "some words"}});
+  bare.delta(0).touched().clear();
+  open(bare);
+  std::string out(4, '?');
+  const Status status = engine_->read(0, 1, 0, std::as_writable_bytes(std::span(out)));
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::kNativeIndex);
+}
+
+TEST_F(NativeDamage, EveryFlippedByteOfASmallStoreIsFoundOrHarmless) {
+  std::mt19937_64 random(91);
+  store_ = std::make_unique<FakeStore>(files_, folder_.path("small"),
+                                       FakeObjects{{"model.safetensors", "w", random_bytes(random, 700)}});
+  for (size_t v = 0; v < 3; ++v) {
+    FakeObjects objects = store_->next(v);
+    objects[0].bytes[v * 10] ^= 1;
+    store_->add(v, objects, 65536);
   }
-  EXPECT_LE(harmless, 32u) << "a zstd frame has bits without a meaning, but few";
-  EXPECT_EQ(look().errors, 0u) << "mended";
+  for (size_t v = 1; v <= 3; ++v) {
+    for (size_t at = 0; at < payload(v, 0).size(); ++at) {
+      payload(v, 0)[at] ^= 0x10;
+      open(*store_, {.threads = 1});
+      for (size_t shown = 0; shown <= 3; ++shown) {
+        std::string out(700, '?');
+        const Status status = read_status(shown, 0, out);
+        EXPECT_EQ(status.has_value(), shown < v);
+        if (status) {
+          EXPECT_EQ(out, store_->objects(shown)[0].bytes);
+        }
+      }
+      payload(v, 0)[at] ^= 0x10;
+    }
+  }
 }
 
 }  // namespace

@@ -186,6 +186,40 @@ TEST_F(FilesTest, AReplacedFileKeepsServingTheOldBytesButThePathCheckFails) {
   EXPECT_EQ(status.error().code, ErrorCode::kIoChanged);
 }
 
+TEST_F(FilesTest, ALentFileIsTheOneThatWasOpenedAndOutlivesItsSource) {
+  auto source = open_file(files_, "a", "0123456789");
+  folder_.write("new", "abcdefghij");
+  fs::rename(folder_.path("new"), folder_.path("a"));
+  const auto lent = source->lend();
+  ASSERT_TRUE(lent) << lent.error().text();
+  source.reset();
+  char bytes[4];
+  ASSERT_EQ(::pread(**lent, bytes, sizeof bytes, 3), 4);
+  EXPECT_EQ(std::string_view(bytes, 4), "3456");
+}
+
+TEST_F(FilesTest, ALentFileIsClosedWhenNobodyHoldsIt) {
+  auto source = open_file(files_, "a", "0123456789");
+  auto lent = *source->lend();
+  source.reset();
+  files_ = Files(8);
+  EXPECT_EQ(open_descriptors_below(folder_.path()), 1U);
+  lent.reset();
+  EXPECT_EQ(open_descriptors_below(folder_.path()), 0U);
+}
+
+TEST_F(FilesTest, AnEditedOrTruncatedFileIsNotLent) {
+  const auto edited = open_file(files_, "a", "0123456789");
+  folder_.write("a", "abcdefghij");
+  const auto truncated = open_file(files_, "b", "0123456789");
+  ASSERT_EQ(::truncate(folder_.path("b").c_str(), 3), 0);
+  for (const auto& source : {edited, truncated}) {
+    const auto lent = source->lend();
+    ASSERT_FALSE(lent);
+    EXPECT_EQ(lent.error().code, ErrorCode::kIoChanged);
+  }
+}
+
 TEST_F(FilesTest, DescriptorsStayWithinTheBound) {
   const Files few(4);
   std::vector<std::shared_ptr<FileSource>> sources;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <random>
@@ -166,7 +167,7 @@ inline Checkpoint changed_checkpoint(Dice& dice, const Checkpoint& before) {
     after.shards.erase(std::next(after.shards.begin()), after.shards.end());
   }
   if (dice.chance(0.3)) after.files["config.json"] += " ";
-  if (dice.chance(0.2)) after.files.erase(after.files.begin());
+  if (!after.files.empty() && dice.chance(0.2)) after.files.erase(after.files.begin());
   if (dice.chance(0.2)) after.files["notes/new.txt"] = dice.bytes(dice.below(300));
   if (dice.chance(0.1)) after.empty_folders = {"other/empty"};
   return after;

@@ -157,9 +157,9 @@ TEST_F(ListingsTest, EqualListingsInDifferentObjectsGiveTheSameIds) {
 
 TEST_F(ListingsTest, SharesOneListingAmongManyVersions) {
   auto contents = mixed_tree();
-  for (int i = 3; i < 1000; ++i) {
+  for (size_t i = 3; i < 1000; ++i) {
     contents.versions.push_back(
-        {"step_" + std::to_string(i), static_cast<uint64_t>(100 + i), i * kSecond, contents.versions[i % 3].entries});
+        {"step_" + std::to_string(i), 100 + i, static_cast<int64_t>(i) * kSecond, contents.versions[i % 3].entries});
   }
   const auto table = NodeTable::build(contents);
   ASSERT_TRUE(table);
