@@ -374,6 +374,7 @@ std::vector<std::string> untouched_names(const Snapshot& snapshot, size_t ordina
 }
 
 TEST_F(Chain, ASnapshotKnowsWhichFilesNoDeltaTouches) {
+  fs::remove_all(folder_.path("base"));
   test::write_model(folder_.path("base"), {{{"a", "BF16", {2}, "aaaa"}}, {{"b", "BF16", {2}, "bbbb"}}});
   folder_.write("base/extra/notes.txt", "x");
   const std::string first = "model-00001-of-00002.safetensors";
