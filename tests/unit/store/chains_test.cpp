@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <initializer_list>
 
 #include "store/import.h"
 #include "store/prune.h"
@@ -183,13 +184,13 @@ TEST_F(Chain, PrunedVersionsGoAndTheOthersStay) {
   EXPECT_EQ(report->kept, 2u);
   EXPECT_GT(report->freed_bytes, 0u);
   EXPECT_THAT(net_names(made_), ElementsAre("v000005.from.base"));
-  for (const size_t i : {0, 5, 6}) expect_version(i);
+  for (const size_t i : std::initializer_list<size_t>{0, 5, 6}) expect_version(i);
   grow(1);
   expect_version(7);
   const auto again = prune(2);
   ASSERT_OK(again);
   EXPECT_THAT(version_names(made_), UnorderedElementsAre("base", "v000006", "v000007"));
-  for (const size_t i : {0, 6, 7}) expect_version(i);
+  for (const size_t i : std::initializer_list<size_t>{0, 6, 7}) expect_version(i);
 }
 
 TEST_F(Chain, PruneBeforeAName) {
@@ -199,7 +200,7 @@ TEST_F(Chain, PruneBeforeAName) {
   ASSERT_OK(prune(0, "v000003"));
   EXPECT_THAT(version_names(made_), UnorderedElementsAre("base", "v000003", "v000004", "v000005"));
   EXPECT_THAT(net_names(made_), UnorderedElementsAre("v000003.from.base", "v000005.from.v000003"));
-  for (const size_t i : {0, 3, 4, 5}) expect_version(i);
+  for (const size_t i : std::initializer_list<size_t>{0, 3, 4, 5}) expect_version(i);
 }
 
 TEST_F(Chain, NothingToPruneIsNoError) {
