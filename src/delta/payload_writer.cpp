@@ -19,7 +19,8 @@ std::string entry(std::string_view name, uint64_t begin, uint64_t bytes) {
 }  // namespace
 
 Result<std::unique_ptr<PayloadWriter>> PayloadWriter::create(const std::string& path) {
-  return std::unique_ptr<PayloadWriter>(new PayloadWriter(TRY(OutputFile::create(path))));
+  auto file = TRY(OutputFile::create(path));  // before the allocation, which a failure would leak
+  return std::unique_ptr<PayloadWriter>(new PayloadWriter(std::move(file)));
 }
 
 Status PayloadWriter::append(Bytes bytes) {
