@@ -281,7 +281,8 @@ class DenseFit {
       best = hot + cold;
       dense.cold = static_cast<uint8_t>(first_cold);
     }
-    return best + 8.0 * (4 + dense.cold / 2);
+    const unsigned record_bytes = 4u + dense.cold / 2u;
+    return best + 8.0 * record_bytes;
   }
 
   /// Differences that occur in a bucket.
