@@ -180,7 +180,10 @@ MountFacts facts_of(const MountOptions& options, const Snapshot& snapshot, const
 EngineOptions engine_options(const MountOptions& options) {
   const uint64_t memory =
       options.memory_bytes != 0 ? options.memory_bytes : default_memory_budget(cgroup_memory_limit());
-  return {.memory_bytes = memory, .threads = options.threads, .verify = options.verify};
+  return {.memory_bytes = memory,
+          .threads = options.threads,
+          .verify = options.verify,
+          .reply_bytes = Session::reply_bytes(Session::serving_threads())};
 }
 
 void announce(const Snapshot& snapshot, const MountFacts& facts) {

@@ -186,8 +186,9 @@ uint64_t resident_bytes() {
 
 Json memory_object(const EngineStatus& engine) {
   return {
-      {"budget", engine.memory_budget},   {"used", engine.memory_used},    {"blocks", engine.memory_blocks},
-      {"patches", engine.memory_patches}, {"evictions", engine.evictions}, {"rss", resident_bytes()},
+      {"budget", engine.memory_budget},   {"used", engine.memory_used},           {"blocks", engine.memory_blocks},
+      {"patches", engine.memory_patches}, {"in_flight", engine.memory_in_flight}, {"evictions", engine.evictions},
+      {"rss", resident_bytes()},
   };
 }
 

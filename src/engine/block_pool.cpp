@@ -11,7 +11,7 @@
 namespace weightfs {
 namespace {
 
-constexpr size_t kKeptBytes = 8u << 20;
+constexpr size_t kKeptBytes = 4u << 20;
 
 }  // namespace
 

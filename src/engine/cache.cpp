@@ -45,7 +45,40 @@ void Cache::insert(const CacheKey& key, std::shared_ptr<const void> value, uint6
   order_.push_front({key, std::move(value), cost});
   entries_[key] = order_.begin();
   charge(order_.front(), true);
-  for (; used_ > budget_; ++evictions_) drop(std::prev(retired_.empty() ? order_.end() : retired_.end()), dropped);
+  make_room(dropped);
+}
+
+void Cache::make_room(Dropped& dropped) {
+  for (; used_ + reserved_ > budget_ && !entries_.empty(); ++evictions_) {
+    drop(std::prev(retired_.empty() ? order_.end() : retired_.end()), dropped);
+  }
+}
+
+Cache::Reservation Cache::add_reservation(uint64_t bytes, Dropped& dropped) {
+  reserved_ += bytes;
+  make_room(dropped);
+  return {this, bytes};
+}
+
+Cache::Reservation Cache::reserve(uint64_t bytes) {
+  Dropped dropped;
+  const std::lock_guard lock(mutex_);
+  return add_reservation(bytes, dropped);
+}
+
+Cache::Reservation Cache::reserve_in_turn(uint64_t bytes) {
+  Dropped dropped;
+  std::unique_lock lock(mutex_);
+  unreserved_.wait(lock, [&] { return reserved_ == 0 || reserved_ + bytes <= budget_ / 2; });
+  return add_reservation(bytes, dropped);
+}
+
+void Cache::unreserve(uint64_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    reserved_ -= bytes;
+  }
+  unreserved_.notify_all();
 }
 
 void Cache::retire(const CacheKey& key) {
@@ -61,7 +94,7 @@ void Cache::retire(const CacheKey& key) {
 
 Cache::Usage Cache::usage() const {
   const std::lock_guard lock(mutex_);
-  return {budget_, used_, blocks_, used_ - blocks_, evictions_};
+  return {budget_, used_, blocks_, used_ - blocks_, reserved_, evictions_};
 }
 
 }  // namespace weightfs

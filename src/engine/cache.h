@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace weightfs {
@@ -61,8 +63,33 @@ class Cache {
   /// Marks an entry as done with its service; nothing happens when it is not there.
   void retire(const CacheKey& key);
 
+  /// Memory outside the cache that counts in its budget for as long as this lives.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(Reservation&& other) noexcept
+        : cache_(std::exchange(other.cache_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    Reservation& operator=(Reservation&&) = delete;
+    ~Reservation() { release(); }
+    void release() {
+      if (cache_ != nullptr) std::exchange(cache_, nullptr)->unreserve(bytes_);
+    }
+
+   private:
+    friend class Cache;
+    Reservation(Cache* cache, uint64_t bytes) : cache_(cache), bytes_(bytes) {}
+    Cache* cache_ = nullptr;
+    uint64_t bytes_ = 0;
+  };
+
+  /// Evicts entries to make room for `bytes`.  Never waits, so work that others wait for may call it.
+  Reservation reserve(uint64_t bytes);
+  /// The same, but waits first while others hold so much that half of the budget would not do: for the beginning of
+  /// a piece of work, by threads that hold nothing yet.
+  Reservation reserve_in_turn(uint64_t bytes);
+
   struct Usage {
-    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, evictions = 0;
+    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, reserved = 0, evictions = 0;
   };
   Usage usage() const;
   uint64_t budget() const { return budget_; }
@@ -82,6 +109,9 @@ class Cache {
   Order& list_of(const Entry& entry) { return entry.retired ? retired_ : order_; }
   void charge(const Entry& entry, bool add);
   void drop(Order::iterator entry, Dropped& dropped);
+  void make_room(Dropped& dropped);
+  Reservation add_reservation(uint64_t bytes, Dropped& dropped);
+  void unreserve(uint64_t bytes);
 
   const uint64_t budget_;
   mutable std::mutex mutex_;  // guards everything below
@@ -91,7 +121,9 @@ class Cache {
   uint64_t used_ = 0;
   uint64_t blocks_ = 0;
   uint64_t retired_bytes_ = 0;
+  uint64_t reserved_ = 0;
   uint64_t evictions_ = 0;
+  std::condition_variable unreserved_;
 };
 
 }  // namespace weightfs

@@ -9,6 +9,12 @@
 #include "engine/engine.h"
 
 namespace weightfs {
+namespace {
+
+/// What decoding a patch takes beside its result: a zstd context with its window, a piece of payload.
+constexpr uint64_t kLoadScratch = 1u << 20;
+
+}  // namespace
 
 Result<const Composer::Steps*> Composer::steps(size_t tensor) {
   const Steps& published = snapshot_.history(tensor);
@@ -94,12 +100,15 @@ Result<std::shared_ptr<const codec::PatchSegment>> Composer::segment(size_t tens
 
 Result<std::shared_ptr<const codec::PatchSegment>> Composer::load(const CacheKey& key, const Patch& patch) {
   std::vector<Patch::Segment> segments;
+  std::vector<Cache::Reservation> reservations;  // what they hold is not in the cache yet
+  const auto scratch = cache_.reserve(kLoadScratch);
   uint64_t cost = 0;
   // What follows in the same frame comes out on the way; keep it as far as it leaves room for others.
-  // All that load at the same time share one allowance, as what they hold is not in the cache yet.
+  // All that load at the same time share one allowance.
   const auto sink = [&](uint64_t, Patch::Segment segment) {
     cost += segment->cost();
     const uint64_t all = loading_.fetch_add(segment->cost(), std::memory_order_relaxed) + segment->cost();
+    reservations.push_back(cache_.reserve(segment->cost()));
     segments.push_back(std::move(segment));
     return !patch.random_access() && all < cache_.budget() / 8;
   };
@@ -111,6 +120,7 @@ Result<std::shared_ptr<const codec::PatchSegment>> Composer::load(const CacheKey
   for (size_t i = segments.size(); i-- > 0;) {  // the one asked for last: it is the most recently used
     CacheKey own = key;
     own.index = static_cast<uint32_t>(key.index + i);
+    reservations[i].release();  // the cache counts it from here on
     cache_.insert(own, segments[i], segments[i]->cost());
   }
   return segments.front();

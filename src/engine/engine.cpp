@@ -44,8 +44,9 @@ class Engine::Impl {
       : snapshot_(std::move(snapshot)),
         verify_(options.verify),
         threads_(thread_count(options.threads)),
+        reply_bytes_(std::min(options.reply_bytes, options.memory_bytes / 4)),
         arena_(static_cast<int>(threads_)),
-        cache_(options.memory_bytes),
+        cache_(options.memory_bytes - reply_bytes_),
         composer_(*snapshot_, cache_, counters_),
         verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_),
         native_(*snapshot_, cache_, counters_, arena_, verify_) {}
@@ -71,6 +72,7 @@ class Engine::Impl {
   std::shared_ptr<const Snapshot> snapshot_;
   const bool verify_;
   const unsigned threads_;
+  const uint64_t reply_bytes_;
   tbb::task_arena arena_;
   Counters counters_;
   Cache cache_;
@@ -81,6 +83,7 @@ class Engine::Impl {
 
 Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) {
   counters_.reads.fetch_add(1, std::memory_order_relaxed);
+  const auto reservation = cache_.reserve_in_turn(out.size() + kBlockBytes);  // the blocks that it is copied from
   const ModelFolder::Entry& file = snapshot_->folder(ordinal).entries()[entry];
   Status status = read_file(ordinal, file, offset, out);
   if (status) {
@@ -196,9 +199,10 @@ EngineStatus Engine::Impl::status() const {
   s.block_failures = counters_.block_failures;
   s.read_errors = counters_.read_errors;
   s.memory_used = memory.used;
-  s.memory_budget = memory.budget;
+  s.memory_budget = memory.budget + reply_bytes_;
   s.memory_blocks = memory.blocks;
   s.memory_patches = memory.patches;
+  s.memory_in_flight = memory.reserved + reply_bytes_;
   s.evictions = memory.evictions;
   s.threads = threads_;
   return s;

@@ -15,9 +15,10 @@ namespace weightfs {
 inline constexpr uint64_t kBlockBytes = 256u << 10;
 
 struct EngineOptions {
-  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks and patches together
+  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks, patches and reads in flight together
   unsigned threads = 0;              ///< decoding threads; 0 = all processors
   bool verify = true;                ///< check published digests when a tensor is first touched
+  uint64_t reply_bytes = 0;          ///< of memory_bytes: the caller's reply buffers; at most a quarter counts
 };
 
 /// A consistent-enough copy of the engine's counters.
@@ -37,6 +38,7 @@ struct EngineStatus {
   uint64_t memory_budget = 0;
   uint64_t memory_blocks = 0;  ///< part of memory_used
   uint64_t memory_patches = 0;
+  uint64_t memory_in_flight = 0;  ///< beside memory_used: replies, and what is being decoded
   uint64_t evictions = 0;
   unsigned threads = 0;
 };

@@ -115,6 +115,7 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
   if (bytes != 0) TRY(load_patches(tensor, step));
   for (uint64_t first = 0; first < blocks; first += window_blocks_) {
     std::vector<std::shared_ptr<Block>> window(std::min(window_blocks_, blocks - first));
+    const auto reservation = cache_.reserve(window.size() * kBlockBytes);
     TRY(compose_window(tensor, step, first, window));
     for (uint64_t i = 0; i < window.size(); ++i) {
       hasher->update(window[i]->bytes());

@@ -182,14 +182,17 @@ Status Session::Impl::open_session(KernelMount mount) {
 
 int Session::Impl::loop() {
   fuse_loop_config* config = fuse_loop_cfg_create();
-  const unsigned threads =
-      options.threads != 0 ? options.threads : std::max(16u, 2 * std::thread::hardware_concurrency());
+  const unsigned threads = options.threads != 0 ? options.threads : serving_threads();
   fuse_loop_cfg_set_max_threads(config, threads);
   fuse_loop_cfg_set_idle_threads(config, threads);
   const int result = fuse_session_loop_mt(session, config);
   fuse_loop_cfg_destroy(config);
   return result;
 }
+
+unsigned Session::serving_threads() { return std::max(16u, 2 * std::thread::hardware_concurrency()); }
+
+uint64_t Session::reply_bytes(unsigned threads) { return uint64_t{threads} * kMaxRead; }
 
 Session::Session(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Session::~Session() = default;

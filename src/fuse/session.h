@@ -38,7 +38,7 @@ struct SessionOptions {
   std::string mount_point;   ///< from check_mount_point()
   std::string source;        ///< name that mount tables show
   bool allow_other = false;  ///< let other users in
-  unsigned threads = 0;      ///< that take requests; 0: max(16, 2 x processors)
+  unsigned threads = 0;      ///< that take requests; 0: as many as serving_threads() says
   uint64_t read_ahead = 0;   ///< bytes that the kernel shall read ahead, where privileges allow; 0: its default
   bool passthrough = true;   ///< let the kernel read files that no delta touches, where it can
 };
@@ -48,6 +48,11 @@ struct SessionOptions {
 /// Thread-safe apart from serve(), which one thread calls once.  Destroying it takes the mount away.
 class Session {
  public:
+  /// Threads that take requests when the options name no number: max(16, 2 x processors).
+  static unsigned serving_threads();
+  /// Bytes that the reply buffers of so many threads take, once each has answered a read.
+  static uint64_t reply_bytes(unsigned threads);
+
   static Result<std::unique_ptr<Session>> mount(std::shared_ptr<Vfs> vfs, const SessionOptions& options);
   ~Session();
   Session(const Session&) = delete;

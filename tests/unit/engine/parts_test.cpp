@@ -92,6 +92,71 @@ TEST(Cache, AnEvictedEntryLivesAsLongAsItsUsers) {
   EXPECT_EQ(*held, 7);
 }
 
+TEST(Cache, AReservationCountsInTheBudgetWhileItLives) {
+  Cache cache(100);
+  for (uint32_t i = 0; i < 10; ++i) cache.insert(key(i), value(0), 10);
+  {
+    const auto held = cache.reserve(35);
+    EXPECT_EQ(cache.usage().reserved, 35u);
+    EXPECT_EQ(cache.usage().used, 60u);
+    EXPECT_EQ(cache.usage().evictions, 4u);
+    EXPECT_EQ(cache.find<int>(key(3)), nullptr) << "the oldest went";
+    cache.insert(key(20), value(0), 10);
+    EXPECT_LE(cache.usage().used + cache.usage().reserved, 100u);
+  }
+  EXPECT_EQ(cache.usage().reserved, 0u);
+}
+
+TEST(Cache, AReservationMayExceedTheBudgetButThenNothingIsKept) {
+  Cache cache(100);
+  cache.insert(key(1), value(0), 10);
+  auto held = cache.reserve(1000);
+  EXPECT_EQ(cache.usage().used, 0u);
+  cache.insert(key(1), value(0), 10);
+  EXPECT_EQ(cache.find<int>(key(1)), nullptr);
+  held.release();
+  cache.insert(key(1), value(0), 10);
+  EXPECT_NE(cache.find<int>(key(1)), nullptr);
+}
+
+TEST(Cache, WhoReservesInTurnWaitsWhileOthersHoldHalfOfTheBudget) {
+  Cache cache(100);
+  auto first = cache.reserve_in_turn(400);  // nobody holds anything: never too much
+  std::atomic<bool> in{false};
+  std::jthread second([&] {
+    const auto held = cache.reserve_in_turn(10);
+    in = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  EXPECT_FALSE(in);
+  first.release();
+  second.join();
+  EXPECT_TRUE(in);
+  const auto a = cache.reserve_in_turn(25);
+  const auto b = cache.reserve_in_turn(25);  // does not wait: half of the budget holds both
+  EXPECT_EQ(cache.usage().reserved, 50u);
+}
+
+TEST(Cache, ManyThreadsReserveInTurnWithoutExceedingHalf) {
+  Cache cache(64);
+  std::atomic<uint64_t> most{0};
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&] {
+        for (int i = 0; i < 500; ++i) {
+          const auto held = cache.reserve_in_turn(10);
+          const uint64_t now = cache.usage().reserved;
+          for (uint64_t before = most; before < now && !most.compare_exchange_weak(before, now);) {
+          }
+        }
+      });
+    }
+  }
+  EXPECT_LE(most, 32u);
+  EXPECT_EQ(cache.usage().reserved, 0u);
+}
+
 TEST(Cache, ManyThreadsKeepItConsistent) {
   Cache cache(64);
   std::vector<std::thread> threads;
