@@ -124,3 +124,14 @@ def test_simulated_chains_have_the_density_they_name(tmp_path, chain_tools, name
     assert all(0.005 < share < 0.02 for share in trained.values())
     experts = [key for key in shares if "experts" in key]
     assert len([key for key in experts if key in trained]) * 10 == len(experts)
+
+
+def test_the_commit_benchmark_times_both_writers(tmp_path):
+    command = [sys.executable, CODEC / "commit_speed.py", "--gib", "0.03", "--passes", "1", "--folder", tmp_path]
+    done = subprocess.run(command, text=True, capture_output=True, timeout=600,
+                          env=os.environ | {"WEIGHTFS_BIN": str(BINARY), "CODEC_BENCH": str(BENCH)})
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["bytes"] == 32 << 20 and 0.5 < result["changed_percent"] < 3
+    assert result["ratio"] == pytest.approx(result["commit"]["slime"] / result["commit"]["weightfs"])
+    assert not list(tmp_path.iterdir()), "the checkpoints are gone"
