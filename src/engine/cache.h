@@ -66,7 +66,6 @@ class Cache {
   /// Memory outside the cache that counts in its budget for as long as this lives.
   class Reservation {
    public:
-    Reservation() = default;
     Reservation(Reservation&& other) noexcept
         : cache_(std::exchange(other.cache_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
     Reservation& operator=(Reservation&&) = delete;
