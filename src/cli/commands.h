@@ -15,6 +15,7 @@ Result<int> run_verify(const Options& options);
 Result<int> run_export(const Options& options);
 Result<int> run_diff(const Options& options);
 Result<int> run_status(const Options& options);
+Result<int> run_warm(const Options& options);
 Result<int> run_init(const Options& options);
 Result<int> run_commit(const Options& options);
 Result<int> run_import(const Options& options);

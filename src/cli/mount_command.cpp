@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -48,13 +49,23 @@ class MountReport final : public ControlFiles {
     facts_ = std::move(facts);
     session_ = &session;
   }
-  std::string status_json() override { return cli::status_json(*snapshot_, files_, engine_->status(), facts()); }
+  std::string status_json() override { return cli::status_json(*snapshot_, files_, *engine_, facts()); }
   std::string version_json(const std::string& name) override { return cli::version_json(*snapshot_, name); }
+  std::string warm_json(const std::string& name) override {
+    const bool passthrough = facts().passthrough == "on";
+    const std::lock_guard lock(mutex_);
+    return cli::warm_json(*snapshot_, *engine_, name, passthrough, refusals_[name]);
+  }
+  int warm(const std::string& name, WarmCommand command) override;
 
  private:
   MountFacts facts() {
     const std::lock_guard lock(mutex_);
-    if (session_ != nullptr) note_passthrough(facts_, session_->passthrough());
+    if (session_ == nullptr) return facts_;
+    note_passthrough(facts_, session_->passthrough());
+    const auto streams = session_->streams();
+    facts_.streams = streams.streams;
+    facts_.bytes_stored = streams.bytes_stored;
     return facts_;
   }
   static void note_passthrough(MountFacts& facts, PassthroughState state) {
@@ -68,8 +79,31 @@ class MountReport final : public ControlFiles {
   Files files_;
   std::mutex mutex_;
   MountFacts facts_;
+  std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
   const Session* session_ = nullptr;
 };
+
+int MountReport::warm(const std::string& name, WarmCommand command) {
+  const auto ordinal = snapshot_->find_admitted(name);
+  if (!ordinal) return ENOENT;
+  Status status;
+  switch (command) {
+    case WarmCommand::kStart:
+      status = engine_->warm(*ordinal);
+      break;
+    case WarmCommand::kCancel:
+      engine_->cancel_warming(*ordinal);
+      break;
+    case WarmCommand::kDrop:
+      engine_->drop_warm(*ordinal);
+      break;
+    default:
+      return EINVAL;
+  }
+  const std::lock_guard lock(mutex_);
+  refusals_[name] = status ? std::nullopt : std::optional(status.error());
+  return status ? 0 : status.error().posix();
+}
 
 /// Stops a session when SIGTERM, SIGINT or SIGHUP arrives.  Create before any other thread, which then
 /// inherit the blocked signals.
@@ -173,6 +207,7 @@ MountFacts facts_of(const MountOptions& options, const Snapshot& snapshot, const
   facts.max_background = negotiated.max_background;
   facts.max_readahead = negotiated.max_readahead;
   facts.read_ahead = negotiated.read_ahead;
+  facts.warm_on_open = options.warm_on_open;
   facts.read_ahead_problem = negotiated.read_ahead_problem;
   return facts;
 }
@@ -194,6 +229,11 @@ void announce(const Snapshot& snapshot, const MountFacts& facts) {
   log::write(log::Level::kInfo, "mount.ready", line);
 }
 
+StreamPolicy stream_policy(std::string_view name) {
+  if (name == "off") return StreamPolicy::kOff;
+  return name == "memory" ? StreamPolicy::kMemory : StreamPolicy::kStore;
+}
+
 /// Serves until unmounted.
 Status serve(const MountOptions& options, const std::string& mount_point, const Files& files,
              const std::shared_ptr<const Snapshot>& snapshot, ReadyNotice& notice) {
@@ -209,7 +249,8 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
                                                 .allow_other = options.allow_other,
                                                 .threads = 0,
                                                 .read_ahead = options.read_ahead,
-                                                .passthrough = options.passthrough}));
+                                                .passthrough = options.passthrough,
+                                                .streams = stream_policy(options.warm_on_open)}));
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());

@@ -21,6 +21,7 @@ struct MountOptions {
   bool allow_other = false;
   uint64_t read_ahead = kDefaultReadAhead;  ///< bytes; 0: leave the kernel's
   bool passthrough = true;                  ///< --passthrough=auto
+  std::string warm_on_open = "stream";      ///< off, stream or memory
   std::string log_level = "info";
   std::string log_file;  ///< empty: stderr in the foreground, else syslog
 };

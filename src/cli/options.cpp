@@ -103,9 +103,19 @@ void add_mount_kernel(CLI::App& app, MountOptions& mount) {
       ->group("Kernel");
   app.add_option_function<std::string>(
          "--passthrough", [&mount](const std::string& mode) { mount.passthrough = mode == "auto"; },
-         "auto (default): files that no delta touches are read by the kernel\nitself, where it can; off: never")
+         "auto (default): files that no delta touches, and those that are warm\nin memory, are read by the kernel "
+         "itself, where it can; off: never")
       ->check(CLI::IsMember({"auto", "off"}).description(""))
       ->type_name("auto|off")
+      ->group("Kernel");
+}
+
+void add_mount_streams(CLI::App& app, MountOptions& mount) {
+  app.add_option("--warm-on-open", mount.warm_on_open,
+                 "For a file that is read from front to back. stream (default): put\nwhat comes next into the page "
+                 "cache; memory: decode the whole file\ninto memory, if --memory has room; off: nothing")
+      ->check(CLI::IsMember({"off", "stream", "memory"}).description(""))
+      ->type_name("off|stream|memory")
       ->group("Kernel");
 }
 
@@ -135,6 +145,7 @@ void declare_mount(CLI::App& root, Options& options) {
                "Let other users read it\n(needs user_allow_other in /etc/fuse.conf)");
   add_mount_resources(app, mount);
   add_mount_kernel(app, mount);
+  add_mount_streams(app, mount);
   add_mount_log(app, mount);
   app.footer(
       example("  weightfs mount --base models/Qwen3-0.6B runs/7/bucket /mnt/qwen\n"
@@ -158,6 +169,24 @@ void declare_status(CLI::App& root, Options& options) {
               "  weightfs status --json /mnt/qwen | jq .memory.used\n"));
 }
 
+void declare_warm(CLI::App& root, Options& options) {
+  auto& app = *root.add_subcommand("warm", "Make a mounted version ready to be read at full speed");
+  app.group(kMountGroup);
+  add_positional(app, "MOUNTPOINT", options.mount_point, "Where it is mounted");
+  add_positional(app, "VERSION", options.versions[0], "Name of a version, or 'latest'");
+  app.add_option(
+         "--to", options.to,
+         "memory (default): decode it into memory of the mount, within its\n--memory; page-cache: read it through "
+         "the mount once, so that\nthe kernel keeps it as far as it likes")
+      ->check(CLI::IsMember({"memory", "page-cache"}).description(""))
+      ->type_name("memory|page-cache");
+  app.add_flag("--drop", options.drop, "Give the memory back instead; stops whoever is warming the version");
+  add_json(app, options.json);
+  app.footer(
+      example("  weightfs warm /mnt/qwen latest\n"
+              "  weightfs warm --to page-cache /mnt/qwen step_000042\n"));
+}
+
 void declare_log(CLI::App& root, Options& options) {
   auto& app = *root.add_subcommand("log", "List the versions of a source or a mount, and what is wrong with them");
   app.group(kSourceGroup);
@@ -173,7 +202,6 @@ void declare_log(CLI::App& root, Options& options) {
 void declare_show(CLI::App& root, Options& options) {
   auto& app = *root.add_subcommand("show", "Show the tensors of a version and what changed in them");
   app.group(kSourceGroup);
-  options.versions.resize(1);
   add_positional(app, "SOURCE|MOUNTPOINT", options.source, "Folder of published deltas, or where one is mounted");
   add_positional(app, "VERSION", options.versions[0], "Name of a version, or 'latest'");
   add_base(app, options.base);
@@ -234,10 +262,10 @@ void declare_diff(CLI::App& root, Options& options) {
 const std::vector<std::pair<std::string, Command>>& command_names() {
   static const std::vector<std::pair<std::string, Command>> kNames = {
       {"mount", Command::kMount},   {"umount", Command::kUmount}, {"status", Command::kStatus},
-      {"log", Command::kLog},       {"show", Command::kShow},     {"verify", Command::kVerify},
-      {"export", Command::kExport}, {"init", Command::kInit},     {"commit", Command::kCommit},
-      {"import", Command::kImport}, {"squash", Command::kSquash}, {"prune", Command::kPrune},
-      {"diff", Command::kDiff},
+      {"warm", Command::kWarm},     {"log", Command::kLog},       {"show", Command::kShow},
+      {"verify", Command::kVerify}, {"export", Command::kExport}, {"init", Command::kInit},
+      {"commit", Command::kCommit}, {"import", Command::kImport}, {"squash", Command::kSquash},
+      {"prune", Command::kPrune},   {"diff", Command::kDiff},
   };
   return kNames;
 }
@@ -253,9 +281,11 @@ std::unique_ptr<CLI::App> declare(Options& options, std::vector<std::string>& ve
   app->set_help_flag("-h,--help", "Print this help and exit");
   app->require_subcommand(0, 1);
   app->footer("'weightfs COMMAND -h' explains a command; weightfs(1) is the manual.");
+  options.versions.resize(1);
   declare_mount(*app, options);
   declare_umount(*app, options);
   declare_status(*app, options);
+  declare_warm(*app, options);
   declare_log(*app, options);
   declare_show(*app, options);
   declare_verify(*app, options, verify_named);

@@ -20,6 +20,7 @@ enum class Command {
   kExport,
   kDiff,
   kStatus,
+  kWarm,
   kInit,
   kCommit,
   kImport,
@@ -46,9 +47,9 @@ struct StoreCommandOptions {
 struct Options {
   Command command = Command::kLog;
   std::string source;                 ///< SOURCE; of log and show: SOURCE or MOUNTPOINT; of commit: CHECKPOINT
-  std::string mount_point;            ///< umount, status
+  std::string mount_point;            ///< umount, status, warm
   std::string directory;              ///< export: DIR
-  std::vector<std::string> versions;  ///< show and export: exactly one; verify: those named
+  std::vector<std::string> versions;  ///< show, export and warm: exactly one; verify: those named
   std::string old_checkpoint;         ///< diff: a folder or SOURCE@VERSION
   std::string new_checkpoint;         ///< diff: the same
   std::string base;                   ///< --base
@@ -56,6 +57,8 @@ struct Options {
   std::string from;                   ///< export --from: the version that a chain starts at; empty: the base
   bool verify = true;                 ///< --verify=tensor
   bool json = false;                  ///< --json
+  std::string to = "memory";          ///< warm --to: memory or page-cache
+  bool drop = false;                  ///< warm --drop
   bool all = false;                   ///< show --all
   StoreCommandOptions store;          ///< init, commit, import, squash, prune
   MountOptions mount;                 ///< mount: complete, its source and base included

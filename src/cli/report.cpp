@@ -58,36 +58,50 @@ Json version_object(const Version& version) {
   };
 }
 
-/// What a file's bytes come from: files on disk read by the kernel or by us, or decoding.
-std::string_view serving_of(const Snapshot& snapshot, size_t ordinal, size_t entry, bool passthrough) {
-  if (!snapshot.untouched_file(ordinal, entry)) return "decode";
-  return passthrough ? "passthrough" : "base";
+/// What a file's bytes come from: files on disk read by the kernel or by us, memory, or decoding.
+std::string_view serving_of(const Snapshot& snapshot, const Engine& engine, size_t ordinal, size_t entry,
+                            bool passthrough) {
+  if (snapshot.untouched_file(ordinal, entry)) return passthrough ? "passthrough" : "base";
+  return engine.lend_warm(ordinal, entry) ? "memory" : "decode";
 }
 
 /// How many files of an admitted version are served in which way.
-Json served_files(const Snapshot& snapshot, size_t ordinal, bool passthrough) {
-  Json counts = {{"passthrough", 0}, {"base", 0}, {"decode", 0}};
+Json served_files(const Snapshot& snapshot, const Engine& engine, size_t ordinal, bool passthrough) {
+  Json counts = {{"passthrough", 0}, {"base", 0}, {"memory", 0}, {"decode", 0}};
   const auto& entries = snapshot.folder(ordinal).entries();
   for (size_t entry = 0; entry < entries.size(); ++entry) {
     if (entries[entry].kind == ModelFolder::EntryKind::kDirectory) continue;
-    auto& count = counts[serving_of(snapshot, ordinal, entry, passthrough)];
+    auto& count = counts[serving_of(snapshot, engine, ordinal, entry, passthrough)];
     count = count.get<uint64_t>() + 1;
   }
   return counts;
 }
 
+/// Relative to the version's folder.
+std::string path_of(const std::vector<ModelFolder::Entry>& entries, size_t entry) {
+  std::string path = entries[entry].name;
+  for (size_t at = entries[entry].parent; at != 0; at = entries[at].parent) path.insert(0, entries[at].name + "/");
+  return path;
+}
+
 /// The way of a version is that of its slowest file.
-Json served_object(const Snapshot& snapshot, const Version& version, const MountFacts& facts) {
+Json served_object(const Snapshot& snapshot, const Engine& engine, const Version& version, const MountFacts& facts) {
   Json object = version_object(version);
   Json served_by = nullptr;
   Json files = nullptr;
+  WarmStatus warm;
   if (const auto ordinal = version.admitted() ? snapshot.find_admitted(version.name) : std::nullopt) {
     const bool passthrough = facts.passthrough == "on";
-    files = served_files(snapshot, *ordinal, passthrough);
-    served_by = files["decode"] != 0 ? "decode" : passthrough ? "passthrough" : "base";
+    files = served_files(snapshot, engine, *ordinal, passthrough);
+    served_by = files["decode"] != 0   ? "decode"
+                : files["memory"] != 0 ? "memory"
+                                       : (passthrough ? "passthrough" : "base");
+    warm = engine.warm_status(*ordinal);
   }
   object["served_by"] = std::move(served_by);
   object["served_files"] = std::move(files);
+  object["warm"] = warm_state_name(warm.state);
+  object["warm_bytes"] = warm.bytes;
   return object;
 }
 
@@ -159,6 +173,7 @@ Json counters_object(const EngineStatus& engine, const IoCounters& io) {
       {"reads", engine.reads},
       {"bytes_served", engine.bytes_served},
       {"bytes_from_base", engine.bytes_from_base},
+      {"bytes_from_warm", engine.bytes_from_warm},
       {"blocks_decoded", engine.blocks_decoded},
       {"block_hits", engine.block_hits},
       {"segments_decoded", engine.segments_decoded},
@@ -187,8 +202,8 @@ uint64_t resident_bytes() {
 Json memory_object(const EngineStatus& engine) {
   return {
       {"budget", engine.memory_budget},   {"used", engine.memory_used},           {"blocks", engine.memory_blocks},
-      {"patches", engine.memory_patches}, {"in_flight", engine.memory_in_flight}, {"evictions", engine.evictions},
-      {"rss", resident_bytes()},
+      {"patches", engine.memory_patches}, {"in_flight", engine.memory_in_flight}, {"warm", engine.memory_warm},
+      {"warm_pages", engine.warm_pages},  {"evictions", engine.evictions},        {"rss", resident_bytes()},
   };
 }
 
@@ -204,6 +219,9 @@ Json kernel_object(const MountFacts& facts) {
       {"passthrough", facts.passthrough},
       {"passthrough_open", facts.passthrough_open},
       {"passthrough_refused", facts.passthrough_refused},
+      {"warm_on_open", facts.warm_on_open},
+      {"streams", facts.streams},
+      {"bytes_stored", facts.bytes_stored},
   };
 }
 
@@ -232,10 +250,34 @@ std::string version_json(const Snapshot& snapshot, std::string_view name) {
   return json_text(version == nullptr ? Json(nullptr) : version_report(snapshot, *version, {}));
 }
 
-std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
-                        const MountFacts& facts) {
+std::string warm_json(const Snapshot& snapshot, const Engine& engine, std::string_view name, bool passthrough,
+                      const std::optional<Error>& refusal) {
+  const auto ordinal = snapshot.find_admitted(name);
+  if (!ordinal) return json_text(nullptr);
+  const WarmStatus status = engine.warm_status(*ordinal);
+  Json files = Json::array();
+  const auto& entries = snapshot.folder(*ordinal).entries();
+  for (size_t entry = 0; entry < entries.size(); ++entry) {
+    if (entries[entry].kind == ModelFolder::EntryKind::kDirectory) continue;
+    files.push_back({{"path", path_of(entries, entry)},
+                     {"bytes", entries[entry].size},
+                     {"served_by", serving_of(snapshot, engine, *ordinal, entry, passthrough)}});
+  }
+  return json_text({
+      {"version", name},
+      {"state", warm_state_name(status.state)},
+      {"warm_bytes", status.bytes},
+      {"total_bytes", status.total},
+      {"seconds", status.seconds},
+      {"error", error_or_null(refusal ? refusal : status.error)},
+      {"files", std::move(files)},
+  });
+}
+
+std::string status_json(const Snapshot& snapshot, const Files& files, const Engine& serving, const MountFacts& facts) {
+  const EngineStatus engine = serving.status();
   Json versions = Json::array();
-  for (const auto& version : snapshot.versions()) versions.push_back(served_object(snapshot, version, facts));
+  for (const auto& version : snapshot.versions()) versions.push_back(served_object(snapshot, serving, version, facts));
   return json_text({
       {"pid", facts.pid},
       {"version", WEIGHTFS_VERSION},

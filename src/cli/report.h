@@ -33,6 +33,9 @@ struct MountFacts {
   std::string passthrough;  ///< "on", or why not
   size_t passthrough_open = 0;
   uint64_t passthrough_refused = 0;
+  std::string warm_on_open;   ///< "off", "stream" or "memory"
+  uint64_t streams = 0;       ///< files that were found to be read from front to back
+  uint64_t bytes_stored = 0;  ///< put into the page cache ahead of readers
 };
 
 /// What Engine::check_tensor counted, by base tensor index: elements, or bytes where a format lists those.
@@ -45,8 +48,11 @@ using ChangedCounts = std::map<size_t, uint64_t>;
 /// Array of objects, one a version, refused ones included.
 std::string log_json(const Snapshot& snapshot);
 /// The state of a mount: what `.weightfs/status.json` holds.
-std::string status_json(const Snapshot& snapshot, const Files& files, const EngineStatus& engine,
-                        const MountFacts& facts);
+std::string status_json(const Snapshot& snapshot, const Files& files, const Engine& engine, const MountFacts& facts);
+/// How far a version is decoded into memory, and how its files are served: `.weightfs/versions/NAME/warm.json`.
+/// `refusal`: why it was not begun, if it was not.  "null" for a name that was not admitted.
+std::string warm_json(const Snapshot& snapshot, const Engine& engine, std::string_view name, bool passthrough,
+                      const std::optional<Error>& refusal);
 /// One version and its tensors, as far as headers (native: the index) tell; the object of a refused one has none.
 /// `name` must be one of snapshot.versions(), else the text is "null".
 std::string version_json(const Snapshot& snapshot, std::string_view name);

@@ -40,6 +40,8 @@ std::string_view command_name(Command command) {
       return "diff";
     case Command::kStatus:
       return "status";
+    case Command::kWarm:
+      return "warm";
     case Command::kInit:
       return "init";
     case Command::kCommit:
@@ -74,6 +76,8 @@ Result<int> run_command(const Options& options) {
       return run_diff(options);
     case Command::kStatus:
       return run_status(options);
+    case Command::kWarm:
+      return run_warm(options);
     case Command::kInit:
       return run_init(options);
     case Command::kCommit:

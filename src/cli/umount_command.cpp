@@ -16,8 +16,8 @@
 #include "cli/json_access.h"
 #include "cli/mount_command.h"
 #include "cli/source_access.h"
+#include "common/descriptor.h"
 #include "common/text.h"
-#include "fuse/descriptor.h"
 #include "fuse/kernel_mount.h"
 #include "fuse/mount_point.h"
 

@@ -91,6 +91,8 @@ namespace weightfs {
   X(kMountPoint, "mount.bad_mount_point", EINVAL, "the mount point cannot be used")                              \
   X(kMountBusy, "mount.busy", EBUSY, "the mount point is mounted already, or still in use")                      \
   X(kMountFailed, "mount.failed", EIO, "the kernel or fusermount3 refused the mount")                            \
+  X(kNoRoomToWarm, "warm.no_room", ENOMEM, "a version is larger than what --memory leaves for warm versions")    \
+  X(kWarmFailed, "warm.failed", EIO, "a version could not be decoded into memory")                               \
   X(kNotAMount, "mount.not_weightfs", EINVAL, "no weightfs is mounted there")                                    \
   X(kExportExists, "export.exists", EEXIST, "the target exists; weightfs never overwrites")
 

@@ -60,6 +60,18 @@ std::optional<uint64_t> cgroup_memory_limit(const std::string& root) {
   return limit;
 }
 
+std::optional<uint64_t> available_memory(const std::string& root) {
+  constexpr std::string_view kLabel = "MemAvailable:";
+  std::ifstream file(root + "/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {  // "MemAvailable:   23456789 kB"
+    if (!line.starts_with(kLabel)) continue;
+    std::istringstream rest(line.substr(kLabel.size()));
+    uint64_t kibibytes = 0;
+    return rest >> kibibytes ? std::optional(kibibytes * 1024) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
 uint64_t default_memory_budget(std::optional<uint64_t> limit) {
   constexpr uint64_t kDefault = uint64_t{1} << 30;
   return limit ? std::min(kDefault, *limit / 4) : kDefault;

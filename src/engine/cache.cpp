@@ -41,7 +41,7 @@ void Cache::insert(const CacheKey& key, std::shared_ptr<const void> value, uint6
   Dropped dropped;  // declared before the lock, so freed after it
   const std::lock_guard lock(mutex_);
   if (const auto found = entries_.find(key); found != entries_.end()) drop(found->second, dropped);
-  if (cost > budget_) return;
+  if (cost > budget()) return;
   order_.push_front({key, std::move(value), cost});
   entries_[key] = order_.begin();
   charge(order_.front(), true);
@@ -49,7 +49,7 @@ void Cache::insert(const CacheKey& key, std::shared_ptr<const void> value, uint6
 }
 
 void Cache::make_room(Dropped& dropped) {
-  for (; used_ + reserved_ > budget_ && !entries_.empty(); ++evictions_) {
+  for (; used_ + reserved_ > budget() && !entries_.empty(); ++evictions_) {
     drop(std::prev(retired_.empty() ? order_.end() : retired_.end()), dropped);
   }
 }
@@ -57,7 +57,7 @@ void Cache::make_room(Dropped& dropped) {
 Cache::Reservation Cache::add_reservation(uint64_t bytes, Dropped& dropped) {
   reserved_ += bytes;
   make_room(dropped);
-  return {this, bytes};
+  return {this, bytes, &Cache::reserved_};
 }
 
 Cache::Reservation Cache::reserve(uint64_t bytes) {
@@ -69,14 +69,23 @@ Cache::Reservation Cache::reserve(uint64_t bytes) {
 Cache::Reservation Cache::reserve_in_turn(uint64_t bytes) {
   Dropped dropped;
   std::unique_lock lock(mutex_);
-  unreserved_.wait(lock, [&] { return reserved_ == 0 || reserved_ + bytes <= budget_ / 2; });
+  unreserved_.wait(lock, [&] { return reserved_ == 0 || reserved_ + bytes <= budget() / 2; });
   return add_reservation(bytes, dropped);
 }
 
-void Cache::unreserve(uint64_t bytes) {
+std::optional<Cache::Reservation> Cache::set_aside(uint64_t bytes) {
+  Dropped dropped;
+  const std::lock_guard lock(mutex_);
+  if (bytes > most_set_aside() - set_aside_) return std::nullopt;
+  set_aside_ += bytes;
+  make_room(dropped);
+  return Reservation(this, bytes, &Cache::set_aside_);
+}
+
+void Cache::give_back(uint64_t bytes, std::atomic<uint64_t> Cache::*part) {
   {
     const std::lock_guard lock(mutex_);
-    reserved_ -= bytes;
+    this->*part -= bytes;
   }
   unreserved_.notify_all();
 }
@@ -94,7 +103,7 @@ void Cache::retire(const CacheKey& key) {
 
 Cache::Usage Cache::usage() const {
   const std::lock_guard lock(mutex_);
-  return {budget_, used_, blocks_, used_ - blocks_, reserved_, evictions_};
+  return {budget_, used_, blocks_, used_ - blocks_, reserved_, set_aside_, evictions_};
 }
 
 }  // namespace weightfs

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -65,20 +68,23 @@ class Cache {
 
   /// Memory outside the cache that counts in its budget for as long as this lives.
   class Reservation {
+    using Part = std::atomic<uint64_t> Cache::*;
+
    public:
     Reservation(Reservation&& other) noexcept
-        : cache_(std::exchange(other.cache_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+        : cache_(std::exchange(other.cache_, nullptr)), bytes_(other.bytes_), part_(other.part_) {}
     Reservation& operator=(Reservation&&) = delete;
     ~Reservation() { release(); }
     void release() {
-      if (cache_ != nullptr) std::exchange(cache_, nullptr)->unreserve(bytes_);
+      if (cache_ != nullptr) std::exchange(cache_, nullptr)->give_back(bytes_, part_);
     }
 
    private:
     friend class Cache;
-    Reservation(Cache* cache, uint64_t bytes) : cache_(cache), bytes_(bytes) {}
+    Reservation(Cache* cache, uint64_t bytes, Part part) : cache_(cache), bytes_(bytes), part_(part) {}
     Cache* cache_ = nullptr;
     uint64_t bytes_ = 0;
+    Part part_ = nullptr;
   };
 
   /// Evicts entries to make room for `bytes`.  Never waits, so work that others wait for may call it.
@@ -87,11 +93,18 @@ class Cache {
   /// a piece of work, by threads that hold nothing yet.
   Reservation reserve_in_turn(uint64_t bytes);
 
+  /// Takes `bytes` out of the budget for long, for memory that is not given back on demand; entries are evicted for
+  /// it.  Nothing when that would leave less than kept_free() for everything else.
+  std::optional<Reservation> set_aside(uint64_t bytes);
+  /// What can be set aside at most, all together.
+  uint64_t most_set_aside() const { return budget_ - kept_free(); }
+
   struct Usage {
-    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, reserved = 0, evictions = 0;
+    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, reserved = 0, set_aside = 0, evictions = 0;
   };
   Usage usage() const;
-  uint64_t budget() const { return budget_; }
+  /// The budget less what is set aside.
+  uint64_t budget() const { return budget_ - set_aside_.load(std::memory_order_relaxed); }
 
  private:
   struct Entry {
@@ -110,7 +123,9 @@ class Cache {
   void drop(Order::iterator entry, Dropped& dropped);
   void make_room(Dropped& dropped);
   Reservation add_reservation(uint64_t bytes, Dropped& dropped);
-  void unreserve(uint64_t bytes);
+  void give_back(uint64_t bytes, std::atomic<uint64_t> Cache::*part);
+  /// An eighth, but at least 64 MiB, but at most half.
+  uint64_t kept_free() const { return std::min(budget_ / 2, std::max<uint64_t>(budget_ / 8, 64u << 20)); }
 
   const uint64_t budget_;
   mutable std::mutex mutex_;  // guards everything below
@@ -120,7 +135,8 @@ class Cache {
   uint64_t used_ = 0;
   uint64_t blocks_ = 0;
   uint64_t retired_bytes_ = 0;
-  uint64_t reserved_ = 0;
+  std::atomic<uint64_t> reserved_{0};   // written under mutex_
+  std::atomic<uint64_t> set_aside_{0};  // the same
   uint64_t evictions_ = 0;
   std::condition_variable unreserved_;
 };

@@ -70,7 +70,21 @@ Status Composer::compose(size_t tensor, size_t step, uint64_t offset, MutableByt
     const ModelFolder::Shard& shard = base.shards()[base.tensors()[tensor].shard];
     TRY(shard.source->read_at(base.file_offset(tensor) + offset, out));
   }
-  for (; next <= step; ++next) {
+  return apply(tensor, next, step, offset, out);
+}
+
+Status Composer::advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out) {
+  const Steps& list = *TRY(steps(tensor));
+  const size_t next = from ? *from + 1 : 0;
+  const bool sparse = std::none_of(list.begin() + static_cast<std::ptrdiff_t>(next),
+                                   list.begin() + static_cast<std::ptrdiff_t>(step) + 1,
+                                   [](const TensorStep& s) { return s.change->patch->dense(); });
+  return sparse ? apply(tensor, next, step, offset, out) : compose(tensor, step, offset, out);
+}
+
+/// Applies the (sparse) steps first to last, both included.
+Status Composer::apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out) {
+  for (size_t next = first; next <= last; ++next) {
     const auto patch = TRY(segment(tensor, next, offset / codec::kSegmentBytes));
     patch->apply(offset % codec::kSegmentBytes, out);
   }

@@ -37,10 +37,14 @@ class Composer {
   /// one segment and its ends are multiples of the element size.
   Status compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
 
+  /// The same where `out` holds the bytes after step `from` (nothing: the base's) already.
+  Status advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out);
+
   /// One decoded segment of one (sparse) step, from the cache or decoded now.
   Result<std::shared_ptr<const codec::PatchSegment>> segment(size_t tensor, size_t step, uint64_t index);
 
  private:
+  Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out);
   Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
   Result<bool> base_bytes_equal(size_t a, size_t b) const;
 

@@ -11,6 +11,7 @@ struct Counters {
   std::atomic<uint64_t> reads{0};
   std::atomic<uint64_t> bytes_served{0};
   std::atomic<uint64_t> bytes_from_base{0};
+  std::atomic<uint64_t> bytes_from_warm{0};
   std::atomic<uint64_t> blocks_decoded{0};
   std::atomic<uint64_t> block_hits{0};
   std::atomic<uint64_t> segments_decoded{0};

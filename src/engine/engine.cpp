@@ -7,6 +7,7 @@
 #include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "engine/native_reader.h"
 #include "engine/parallel.h"
 #include "engine/verifier.h"
+#include "engine/warmer.h"
 
 namespace weightfs {
 namespace {
@@ -49,7 +51,8 @@ class Engine::Impl {
         cache_(options.memory_bytes - reply_bytes_),
         composer_(*snapshot_, cache_, counters_),
         verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_),
-        native_(*snapshot_, cache_, counters_, arena_, verify_) {}
+        native_(*snapshot_, cache_, counters_, arena_, verify_),
+        warmer_(*snapshot_, filler(), cache_, threads_) {}
 
   const Snapshot& snapshot() const { return *snapshot_; }
   Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out);
@@ -58,10 +61,12 @@ class Engine::Impl {
     return native_.check(ordinal, link, object);
   }
   EngineStatus status() const;
+  Warmer& warmer() { return warmer_; }
 
  private:
   using Parts = std::vector<BlockPart>;
 
+  Filler filler();
   Status read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out);
   Status read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
   Status read_tensor(size_t ordinal, size_t tensor, uint64_t offset, MutableBytes out, Parts& parts);
@@ -79,10 +84,24 @@ class Engine::Impl {
   Composer composer_;
   Verifier verifier_;
   NativeReader native_;
+  Warmer warmer_;  // last: its thread uses the others
 };
+
+Filler Engine::Impl::filler() {
+  const auto read_plain = [this](const VersionFile& file, uint64_t offset, MutableBytes out) {
+    return read_file(file.ordinal, snapshot_->folder(file.ordinal).entries()[file.entry], offset, out);
+  };
+  return {*snapshot_, composer_, native_.trails(), native_.composer(), counters_, verify_, read_plain};
+}
 
 Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) {
   counters_.reads.fetch_add(1, std::memory_order_relaxed);
+  if (const auto warm = warmer_.find({ordinal, entry})) {
+    std::memcpy(out.data(), warm->bytes().data() + offset, out.size());
+    counters_.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
+    counters_.bytes_from_warm.fetch_add(out.size(), std::memory_order_relaxed);
+    return {};
+  }
   const auto reservation = cache_.reserve_in_turn(out.size() + kBlockBytes);  // the blocks that it is copied from
   const ModelFolder::Entry& file = snapshot_->folder(ordinal).entries()[entry];
   Status status = read_file(ordinal, file, offset, out);
@@ -202,6 +221,9 @@ EngineStatus Engine::Impl::status() const {
   s.memory_budget = memory.budget + reply_bytes_;
   s.memory_blocks = memory.blocks;
   s.memory_patches = memory.patches;
+  s.bytes_from_warm = counters_.bytes_from_warm;
+  s.memory_warm = memory.set_aside;
+  s.warm_pages = warmer_.pages();
   s.memory_in_flight = memory.reserved + reply_bytes_;
   s.evictions = memory.evictions;
   s.threads = threads_;
@@ -222,6 +244,22 @@ Result<TensorCheck> Engine::check_tensor(size_t ordinal, size_t tensor) { return
 
 Result<TensorCheck> Engine::check_object(size_t ordinal, size_t link, size_t object) {
   return impl_->check_object(ordinal, link, object);
+}
+
+Status Engine::warm(size_t ordinal) { return impl_->warmer().start(ordinal); }
+bool Engine::warm_file(size_t ordinal, size_t entry) { return impl_->warmer().start_file({ordinal, entry}); }
+void Engine::cancel_warming(size_t ordinal) { impl_->warmer().cancel(ordinal); }
+void Engine::drop_warm(size_t ordinal) { impl_->warmer().drop(ordinal); }
+WarmStatus Engine::warm_status(size_t ordinal) const { return impl_->warmer().status(ordinal); }
+
+LentFile Engine::lend_warm(size_t ordinal, size_t entry) const {
+  const auto memory = impl_->warmer().find({ordinal, entry});
+  return memory ? LentFile(memory, memory->file().get()) : LentFile();
+}
+
+std::string_view warm_state_name(WarmState state) {
+  static constexpr std::string_view kNames[] = {"cold", "queued", "waiting", "filling", "warm", "cancelled", "failed"};
+  return kNames[static_cast<size_t>(state)];
 }
 
 EngineStatus Engine::status() const { return impl_->status(); }

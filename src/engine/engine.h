@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
 
 #include "chain/snapshot.h"
 #include "common/bytes.h"
@@ -15,7 +18,7 @@ namespace weightfs {
 inline constexpr uint64_t kBlockBytes = 256u << 10;
 
 struct EngineOptions {
-  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks, patches and reads in flight together
+  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks, patches, reads in flight and warm versions together
   unsigned threads = 0;              ///< decoding threads; 0 = all processors
   bool verify = true;                ///< check published digests when a tensor is first touched
   uint64_t reply_bytes = 0;          ///< of memory_bytes: the caller's reply buffers; at most a quarter counts
@@ -26,6 +29,7 @@ struct EngineStatus {
   uint64_t reads = 0;  ///< read() calls
   uint64_t bytes_served = 0;
   uint64_t bytes_from_base = 0;  ///< served from the base file without decoding
+  uint64_t bytes_from_warm = 0;  ///< served by a copy out of a warm version
   uint64_t blocks_decoded = 0;
   uint64_t block_hits = 0;
   uint64_t segments_decoded = 0;
@@ -39,8 +43,24 @@ struct EngineStatus {
   uint64_t memory_blocks = 0;  ///< part of memory_used
   uint64_t memory_patches = 0;
   uint64_t memory_in_flight = 0;  ///< beside memory_used: replies, and what is being decoded
+  uint64_t memory_warm = 0;       ///< beside memory_used: versions that are decoded into memory
   uint64_t evictions = 0;
+  std::string warm_pages;  ///< "huge" or "4K": what warmed versions lie in
   unsigned threads = 0;
+};
+
+/// How far a version is decoded into memory.
+enum class WarmState : uint8_t { kCold, kQueued, kWaiting, kFilling, kWarm, kCancelled, kFailed };
+
+/// "cold", "queued", ...
+std::string_view warm_state_name(WarmState state);
+
+struct WarmStatus {
+  WarmState state = WarmState::kCold;  ///< kWaiting: for memory that others use
+  uint64_t bytes = 0;                  ///< decoded already
+  uint64_t total = 0;                  ///< of the version's files, those that lie on disk as they are left out
+  double seconds = 0;                  ///< that the last run took, once it has ended
+  std::optional<Error> error;          ///< of kFailed
 };
 
 /// Outcome of checking one changed tensor of one version.
@@ -73,6 +93,17 @@ class Engine {
   /// Native versions: decodes every block of `object` that the delta `link` (index into the state's links)
   /// touches, whatever way reads would take, and checks its digest.  Zeros when it touches none.
   Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object);
+
+  /// Decodes a version into memory; see Warmer.
+  Status warm(size_t ordinal);
+  /// The same for one file, if there is memory for it right now; false when nothing will come of it.
+  bool warm_file(size_t ordinal, size_t entry);
+  void cancel_warming(size_t ordinal);
+  void drop_warm(size_t ordinal);
+  WarmStatus warm_status(size_t ordinal) const;
+  /// The memory that holds all of a file of a version, as a file; null while there is none.  The bytes stay as they
+  /// are while anybody holds this, or has that file open or mapped.
+  LentFile lend_warm(size_t ordinal, size_t entry) const;
 
   EngineStatus status() const;
 

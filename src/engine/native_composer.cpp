@@ -122,6 +122,14 @@ Status NativeComposer::compose(const NativeTrail& trail, uint64_t unit, MutableB
   return again ? composed : again;
 }
 
+Status NativeComposer::advance(const NativeTrail& trail, uint64_t unit, MutableBytes out) {
+  Plan plan = TRY(this->plan(trail, unit));
+  if (plan.pieces.empty()) return {};
+  plan.from_base = 0;
+  counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
+  return compose(trail, unit, plan, false, out);
+}
+
 std::string NativeComposer::describe(const Piece& piece) const {
   const NativeState& state = snapshot_.state(piece.step->version);
   const TreeLayout& tree = *state.folder->tree();

@@ -28,6 +28,10 @@ class NativeComposer {
   /// native.block_digest names the oldest block that is not what was committed.
   Status compose(const NativeTrail& trail, uint64_t unit, MutableBytes out);
 
+  /// The same where `out` holds what lies below all of `trail`'s steps already.  After a failure it holds nothing
+  /// of use.
+  Status advance(const NativeTrail& trail, uint64_t unit, MutableBytes out);
+
   /// Bytes of an object of the base's files.
   Status read_base(size_t object, uint64_t offset, MutableBytes out);
 

@@ -34,6 +34,8 @@ class NativeReader {
 
   /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.
   Status read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out);
+  NativeTrails& trails() { return trails_; }
+  NativeComposer& composer() { return composer_; }
   /// Engine::check_object().
   Result<TensorCheck> check(size_t ordinal, size_t link, size_t object);
 

@@ -72,7 +72,7 @@ Status NativeTrails::follow(Place place, NativeTrail& trail) {
   }
 }
 
-Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTrail trail) const {
+Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless) const {
   const NativeState& state = snapshot_.state(ordinal);
   trail.bytes = state.folder->tree()->objects()[object].bytes;
   trail.unit = std::max(trail.unit, kBlockBytes);
@@ -80,7 +80,7 @@ Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTr
     return Error{ErrorCode::kNativeLayout, quote(state.version->folder()) + ": object " + std::to_string(object) +
                                                " has " + std::to_string(trail.bytes) + " bytes, which is too large"};
   }
-  if (trail.bytes != 0 && trail.steps.empty() && !trail.base) {
+  if (trail.bytes != 0 && trail.steps.empty() && !trail.base && !bottomless) {
     return Error{ErrorCode::kNativeIndex, quote(state.version->folder()) + ": nothing says what the bytes of object " +
                                               std::to_string(object) + " are; copy the version again"};
   }
@@ -107,6 +107,20 @@ Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size
   const auto below = TRY(descend({ordinal, object}, link, trail));
   if (below) TRY(follow(*below, trail));
   return finish(ordinal, object, std::move(trail));
+}
+
+Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t from_object, size_t ordinal,
+                                                         size_t object) const {
+  NativeTrail trail;
+  Place place{ordinal, object};
+  while (place.version > from) {
+    if (!snapshot_.state(place.version).own_link) return std::optional<NativeTrail>();
+    const auto below = TRY(descend(place, 0, trail));
+    if (!below) return std::optional<NativeTrail>();
+    place = *below;
+  }
+  if (place.version != from || place.object != from_object) return std::optional<NativeTrail>();
+  return std::optional(TRY(finish(ordinal, object, std::move(trail), true)));
 }
 
 Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail::Step& step) {

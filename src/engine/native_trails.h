@@ -42,6 +42,9 @@ class NativeTrails {
   Result<std::shared_ptr<const NativeTrail>> find(size_t ordinal, size_t object);
   /// The same with link `link` of that version as the first step, whether or not it would be taken.
   Result<NativeTrail> find_through(size_t ordinal, size_t link, size_t object);
+  /// The steps alone that lead from `from_object` of version `from` to `object` of `ordinal` over the versions' own
+  /// deltas; nothing when no such way leads there.
+  Result<std::optional<NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object) const;
   /// The blocks that a step touches.
   Result<std::shared_ptr<const BlockTable>> table(const NativeTrail::Step& step);
 
@@ -53,7 +56,8 @@ class NativeTrails {
 
   Result<std::optional<Place>> descend(const Place& place, size_t link, NativeTrail& trail) const;
   Status follow(Place place, NativeTrail& trail);
-  Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail) const;
+  /// `bottomless`: what lies below the steps is known to the caller.
+  Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless = false) const;
   size_t farthest_link(size_t ordinal) const;
 
   const Snapshot& snapshot_;

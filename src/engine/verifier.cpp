@@ -10,6 +10,7 @@
 
 #include "common/checked.h"
 #include "common/text.h"
+#include "engine/digest_check.h"
 #include "engine/engine.h"
 #include "engine/parallel.h"
 
@@ -107,11 +108,7 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
   const uint64_t blocks = ceil_div(bytes, kBlockBytes);
   const bool keep = bytes <= cache_.budget() / 2;
   auto digests = std::make_shared<BlockDigests>(blocks);
-  const auto hasher = make_hasher(change.digest->kind);
-  if (!hasher) {
-    return Error{ErrorCode::kUnsupportedChecksum, change.file + ": " + std::string(digest_name(change.digest->kind)) +
-                                                      " digests cannot be computed here"};
-  }
+  const auto hasher = TRY(hasher_of(change));
   if (bytes != 0) TRY(load_patches(tensor, step));
   for (uint64_t first = 0; first < blocks; first += window_blocks_) {
     std::vector<std::shared_ptr<Block>> window(std::min(window_blocks_, blocks - first));
@@ -123,18 +120,8 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
       if (keep) cache_.insert(key_of(tensor, step, first + i, CacheKind::kBlock), window[i], kBlockBytes);
     }
   }
-  if (const std::string found = hasher->finish(); found != change.digest->text) {
-    return digest_mismatch(tensor, change, found);
-  }
-  counters_.tensors_verified.fetch_add(1, std::memory_order_relaxed);
+  TRY(compare_digest(snapshot_, tensor, change, hasher->finish(), counters_));
   return std::shared_ptr<const BlockDigests>(std::move(digests));
-}
-
-Error Verifier::digest_mismatch(size_t tensor, const DeltaTensor& change, const std::string& found) const {
-  counters_.digest_failures.fetch_add(1, std::memory_order_relaxed);
-  return {ErrorCode::kDigestMismatch, change.file + ": tensor " + quote(snapshot_.base().tensors()[tensor].info.name) +
-                                          ": the " + std::string(digest_name(change.digest->kind)) +
-                                          " digest should be " + change.digest->text + " but is " + found};
 }
 
 }  // namespace weightfs

@@ -37,7 +37,6 @@ class Verifier {
   Result<std::shared_ptr<const BlockDigests>> verify(size_t tensor, size_t step);
   Status compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window);
   Status load_patches(size_t tensor, size_t step);
-  Error digest_mismatch(size_t tensor, const DeltaTensor& change, const std::string& found) const;
   size_t block_size(size_t tensor, uint64_t index) const;
 
   const Snapshot& snapshot_;

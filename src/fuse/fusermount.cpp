@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "fuse/descriptor.h"
+#include "common/descriptor.h"
 
 namespace weightfs {
 namespace {

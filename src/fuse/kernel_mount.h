@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "common/descriptor.h"
 #include "common/result.h"
-#include "fuse/descriptor.h"
 
 namespace weightfs {
 

@@ -8,6 +8,7 @@
 #include "fuse/ops.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,6 +19,7 @@
 #include <string>
 
 #include "common/log.h"
+#include "fuse/control.h"
 #include "fuse/kernel_mount.h"
 
 namespace weightfs {
@@ -127,9 +129,16 @@ void on_readlink(fuse_req_t request, fuse_ino_t id) {
   });
 }
 
+/// Tells whoever watches for streams about an open whose reads come here.
+void note_open(fuse_req_t request, const Vfs& vfs, fuse_ino_t id) {
+  const auto attributes = vfs.getattr(id);
+  if (attributes) context_of(request).streams->opened(id, static_cast<uint64_t>(attributes->st_size));
+}
+
 /// Opens a file of a version while passthrough is on; replies unless it answers an errno.
-int open_from_disk(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* file) {
-  Passthrough& passthrough = context_of(request).passthrough;
+int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* file) {
+  OpsContext& context = context_of(request);
+  Passthrough& passthrough = context.passthrough;
   const auto opened = passthrough.open(id, vfs.lend(id));
   if (!opened) {
     log::event(log::Level::kError, "open.failed", "inode {}: {}", id, opened.error().text());
@@ -137,11 +146,14 @@ int open_from_disk(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* 
   }
   file->fh = opened->handle;
   file->keep_cache = 1;
+  if (opened->backing_id == 0) note_open(request, vfs, id);
   const auto reply = passthrough_reply(*opened);
   const int failed = opened->backing_id == 0
                          ? fuse_reply_open(request, file)
                          : fuse_reply_buf(request, reinterpret_cast<const char*>(&reply), sizeof reply);
-  if (failed != 0) passthrough.release(id, opened->handle);  // the kernel knows nothing of this open
+  if (failed == 0) return 0;
+  passthrough.release(id, opened->handle);  // the kernel knows nothing of this open
+  context.streams->closed(id);
   return 0;
 }
 
@@ -150,7 +162,8 @@ void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
     if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC) != 0) return EROFS;
     const auto opened = vfs.open(id);
     if (!opened) return opened.error();
-    if (!opened->control && context_of(request).passthrough.on()) return open_from_disk(request, vfs, id, file);
+    if (!opened->control && context_of(request).passthrough.on()) return open_by_kernel(request, vfs, id, file);
+    if (!opened->control) note_open(request, vfs, id);
     file->fh = opened->handle;
     file->direct_io = opened->control ? 1 : 0;
     file->keep_cache = opened->control ? 0 : 1;
@@ -166,6 +179,10 @@ void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_
     std::byte* buffer = read_buffer();
     const auto count = vfs.read(id, file->fh, static_cast<uint64_t>(offset), {buffer, size});
     if (!count) return count.error();
+    // Who reads past the page cache gains nothing from what is put there.
+    if ((file->flags & O_DIRECT) == 0) {
+      context_of(request).streams->was_read(id, static_cast<uint64_t>(offset), count->value());
+    }
     fuse_reply_buf(request, reinterpret_cast<const char*>(buffer), count->value());
     return 0;
   });
@@ -174,7 +191,24 @@ void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_
 void on_release(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
   guarded(request, "release", [&](Vfs&) {
     context_of(request).passthrough.release(id, file->fh);
+    context_of(request).streams->closed(id);
     fuse_reply_err(request, 0);
+    return 0;
+  });
+}
+
+/// Commands to control files.  They work on a mount that is for reading only, and cost memory: so whoever mounted
+/// it, or root, may give them.
+void on_ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void*, fuse_file_info*, unsigned flags,
+              const void* input, size_t input_size, size_t) {
+  guarded(request, "ioctl", [&](Vfs& vfs) {
+    WarmCommand wanted{};
+    if ((flags & FUSE_IOCTL_DIR) != 0 || command != kWarmIoctl || input_size != sizeof wanted) return ENOTTY;
+    const uid_t caller = fuse_req_ctx(request)->uid;
+    if (caller != 0 && caller != ::geteuid()) return EPERM;
+    std::memcpy(&wanted, input, sizeof wanted);
+    if (const int error = vfs.control(id, wanted); error != 0) return error;
+    fuse_reply_ioctl(request, 0, nullptr, 0);
     return 0;
   });
 }
@@ -243,6 +277,7 @@ const fuse_lowlevel_ops& operations() {
     ops.open = on_open;
     ops.read = on_read;
     ops.release = on_release;
+    ops.ioctl = on_ioctl;
     ops.readdir = on_readdir;
     ops.readdirplus = on_readdirplus;
     ops.statfs = on_statfs;

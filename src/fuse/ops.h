@@ -12,6 +12,7 @@
 
 #include "fuse/passthrough.h"
 #include "fuse/session.h"
+#include "vfs/stream_ahead.h"
 #include "vfs/vfs.h"
 
 namespace weightfs {
@@ -20,6 +21,7 @@ namespace weightfs {
 struct OpsContext {
   std::shared_ptr<Vfs> vfs;
   Passthrough passthrough;
+  std::unique_ptr<StreamAhead> streams;  // there before the first request
   std::atomic<uint64_t> internal_errors{0};
   mutable std::mutex mutex;  // guards `negotiated`
   Negotiated negotiated;

@@ -141,21 +141,23 @@ int Passthrough::register_file(NodeId node, const LentFile& file) {
 }
 
 Result<Passthrough::Opened> Passthrough::open(NodeId node, const Result<LentFile>& file) {
-  if (file && !*file) return Opened{};
   const std::lock_guard lock(mutex_);
   const auto [at, fresh] = nodes_.try_emplace(node);
   Node& entry = at->second;
-  if (fresh && file) entry.id = register_file(node, *file);
+  if (fresh && file && *file) entry.id = register_file(node, *file);
+  if (fresh && entry.id != 0) entry.file = *file;
   if (!fresh && !file && entry.id != 0) return file.error();
   ++entry.opens;
   return Opened{handle_of(entry), entry.id};
 }
 
 void Passthrough::release(NodeId node, uint64_t handle) {
+  LentFile closed;  // its end may be work: after the lock
   const std::lock_guard lock(mutex_);
   const auto at = nodes_.find(node);
   if (at == nodes_.end() || handle != handle_of(at->second) || --at->second.opens != 0) return;
   if (at->second.id != 0) kernel_.close_backing(at->second.id);
+  closed = std::move(at->second.file);
   nodes_.erase(at);
 }
 

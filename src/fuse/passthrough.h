@@ -19,7 +19,8 @@ namespace weightfs {
 /// like that, and the numbers ("backing ids") by which the kernel knows those files.  Thread-safe.
 ///
 /// The kernel demands that every open of a node is served the same way and names the same id.  So the first
-/// open decides, the others follow, and the id is given back with the last RELEASE.
+/// open decides, the others follow, and the id is given back with the last RELEASE.  The file itself is held as
+/// long: it may be memory that is used for something else once nobody reads it.
 class Passthrough {
  public:
   /// The kernel's side of it, for tests to replace.
@@ -48,8 +49,9 @@ class Passthrough {
   /// "on", or why it is not.
   std::string state() const;
 
-  /// Decides about one open of `node`, whose file on disk is `file` (null: it has none).  A file that has changed
-  /// is an ordinary open, so that its reads fail, unless readers have it open through the kernel: then an error.
+  /// Decides about one open of `node`, which the kernel may read from `file` (null: from none, now).  A file that has
+  /// changed is an ordinary open, so that its reads fail, unless readers have it open through the kernel: then an
+  /// error.
   Result<Opened> open(NodeId node, const Result<LentFile>& file);
   /// Takes one open back.  A handle that another process gave out is nothing to us.
   void release(NodeId node, uint64_t handle);
@@ -64,6 +66,7 @@ class Passthrough {
   struct Node {
     int id = 0;
     uint64_t opens = 0;
+    LentFile file;  // null when id is 0
   };
 
   int register_file(NodeId node, const LentFile& file);

@@ -9,8 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/descriptor.h"
 #include "common/text.h"
-#include "fuse/descriptor.h"
 
 namespace weightfs {
 namespace {

@@ -33,6 +33,7 @@ namespace {
 
 /// Interrupts the serving thread's wait; ignored by default, so a late one does no harm.
 constexpr int kWakeSignal = SIGURG;
+constexpr unsigned kMaxStreamThreads = 12;  // more gain nothing: the kernel's page cache is the limit then
 
 void log_from_libfuse(fuse_log_level level, const char* format, va_list arguments) {
   char line[512];
@@ -81,6 +82,8 @@ struct Session::Impl : OpsContext {
   }
 
   Status open_session(KernelMount mount);
+  void watch_streams();
+  bool store(NodeId node, uint64_t offset, Bytes bytes);
   int loop();
   void got_init(std::span<const std::byte> message, uint64_t id);
   ssize_t send_init_reply(int fd, iovec* parts, int count);
@@ -180,6 +183,26 @@ Status Session::Impl::open_session(KernelMount mount) {
   return {};
 }
 
+void Session::Impl::watch_streams() {
+  unsigned workers = options.stream_threads;
+  if (workers == 0) workers = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxStreamThreads);
+  StreamAhead::Actions actions;
+  actions.read = [this](NodeId node, uint64_t offset, MutableBytes out) {
+    const auto count = vfs->read(node, 0, offset, out);
+    return count ? count->value() : 0;
+  };
+  actions.store = [this](NodeId node, uint64_t offset, Bytes bytes) { return store(node, offset, bytes); };
+  if (options.streams == StreamPolicy::kMemory) actions.found = [this](NodeId node) { return vfs->warm(node); };
+  streams = std::make_unique<StreamAhead>(std::move(actions), options.streams == StreamPolicy::kOff ? 0 : workers);
+}
+
+bool Session::Impl::store(NodeId node, uint64_t offset, Bytes bytes) {
+  fuse_bufvec buffer = FUSE_BUFVEC_INIT(bytes.size());
+  buffer.buf[0].mem = const_cast<std::byte*>(bytes.data());  // NOLINT(cppcoreguidelines-pro-type-const-cast): only read
+  return fuse_lowlevel_notify_store(session, node, static_cast<off_t>(offset), &buffer,
+                                    static_cast<fuse_buf_copy_flags>(0)) == 0;
+}
+
 int Session::Impl::loop() {
   fuse_loop_config* config = fuse_loop_cfg_create();
   const unsigned threads = options.threads != 0 ? options.threads : serving_threads();
@@ -201,6 +224,7 @@ Result<std::unique_ptr<Session>> Session::mount(std::shared_ptr<Vfs> vfs, const 
   auto impl = std::make_unique<Impl>();
   impl->vfs = std::move(vfs);
   impl->options = options;
+  impl->watch_streams();
   auto mounted = TRY(kernel_mount({options.mount_point, options.source, options.allow_other}));
   impl->mount_id = mounted.id;
   impl->negotiated.mounted_by = mounted.via;
@@ -229,6 +253,7 @@ Status Session::serve(const std::function<void()>& on_ready) {
     self.serving = true;
   }
   const int result = self.loop();
+  self.streams->stop();
   {
     const std::lock_guard lock(self.life);
     self.serving = false;
@@ -246,6 +271,8 @@ Status Session::serve(const std::function<void()>& on_ready) {
 
 void Session::stop(std::chrono::milliseconds patience) {
   Impl& self = *impl_;
+  // While requests are still answered: a worker may wait in the kernel for one that is.
+  self.streams->stop();
   self.take_down();
   std::unique_lock lock(self.life);
   if (!self.serving) return;
@@ -267,6 +294,8 @@ PassthroughState Session::passthrough() const {
   const auto counts = impl_->passthrough.counts();
   return {impl_->passthrough.state(), counts.open_nodes, counts.refused};
 }
+
+StreamAhead::Counts Session::streams() const { return impl_->streams->counts(); }
 
 uint64_t Session::internal_errors() const { return impl_->internal_errors.load(); }
 

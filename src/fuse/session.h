@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "vfs/stream_ahead.h"
 #include "vfs/vfs.h"
 
 namespace weightfs {
@@ -27,11 +28,18 @@ struct Negotiated {
   std::string read_ahead_problem;  ///< why the wish could not be fulfilled, or empty
 };
 
-/// What the kernel reads by itself from files on disk.
+/// What the kernel reads by itself from files on disk or in memory.
 struct PassthroughState {
   std::string state;      ///< "on", or why it is not
   size_t open_files = 0;  ///< read like that right now
   uint64_t refused = 0;   ///< opens of files that the kernel did not take
+};
+
+/// What is done for a file that somebody reads from front to back.
+enum class StreamPolicy {
+  kOff,     ///< nothing
+  kStore,   ///< what comes next is put into the page cache ahead of the reader
+  kMemory,  ///< the whole file is decoded into memory, if there is room; else as kStore
 };
 
 struct SessionOptions {
@@ -40,7 +48,9 @@ struct SessionOptions {
   bool allow_other = false;  ///< let other users in
   unsigned threads = 0;      ///< that take requests; 0: as many as serving_threads() says
   uint64_t read_ahead = 0;   ///< bytes that the kernel shall read ahead, where privileges allow; 0: its default
-  bool passthrough = true;   ///< let the kernel read files that no delta touches, where it can
+  bool passthrough = true;   ///< let the kernel read files that exist on disk or in memory, where it can
+  StreamPolicy streams = StreamPolicy::kStore;
+  unsigned stream_threads = 0;  ///< that work for kStore; 0: as many as there are processors, at most 12
 };
 
 /// A mounted tree.  Life: mount(), serve() until stop() or somebody unmounts, destruction.
@@ -69,6 +79,7 @@ class Session {
   /// Complete once on_ready was called.
   Negotiated negotiated() const;
   PassthroughState passthrough() const;
+  StreamAhead::Counts streams() const;
   /// Operations that failed on a broken assumption inside weightfs; each was logged.
   uint64_t internal_errors() const;
 

@@ -5,7 +5,7 @@
 // indices mean nothing once the base folder has other files.
 //
 //   files of versions    0 | 39 bits version key | 24 bits entry index
-//   control files        1 | 39 bits name key    | 24 bits: 0 the folder, 1 info.json
+//   control files        1 | 39 bits name key    | 24 bits: 0 the folder, 1 info.json, 2 warm.json
 //   fixed nodes          1 to 5 (version key 0 is never given out)
 #include "vfs/node_table.h"
 
@@ -167,8 +167,10 @@ bool NodeTable::find(NodeId id, Node& node) const {
     node = {Node::Kind::kEntry, found->second, entry};
     return entry < entries(node.index).size();
   }
-  node = {entry == 0 ? Node::Kind::kControlVersion : Node::Kind::kInfoFile, found->second, 0};
-  return entry <= 1;
+  constexpr Node::Kind kKinds[] = {Node::Kind::kControlVersion, Node::Kind::kInfoFile, Node::Kind::kWarmFile};
+  if (entry >= std::size(kKinds)) return false;
+  node = {kKinds[entry], found->second, 0};
+  return true;
 }
 
 NodeId NodeTable::id_of(const Node& node) const {
@@ -187,6 +189,8 @@ NodeId NodeTable::id_of(const Node& node) const {
       return kControlBit | control_keys_[node.index] << kEntryBits;
     case Node::Kind::kInfoFile:
       return kControlBit | control_keys_[node.index] << kEntryBits | 1;
+    case Node::Kind::kWarmFile:
+      return kControlBit | control_keys_[node.index] << kEntryBits | 2;
     case Node::Kind::kEntry:
       break;
   }

@@ -47,11 +47,12 @@ struct Node {
     kControlVersions,  ///< .weightfs/versions
     kControlVersion,   ///< .weightfs/versions/NAME
     kInfoFile,         ///< .weightfs/versions/NAME/info.json
+    kWarmFile,         ///< .weightfs/versions/NAME/warm.json
     kEntry,            ///< a folder or file of a version; entry 0 is the version's folder itself
   };
 
   Kind kind = Kind::kRoot;
-  size_t index = 0;  ///< kEntry: ordinal of the version; kControlVersion, kInfoFile: index into control_names
+  size_t index = 0;  ///< kEntry: ordinal of the version; kControlVersion and its files: index into control_names
   size_t entry = 0;  ///< kEntry: index into the version's entries
 };
 

@@ -51,8 +51,9 @@ DirectoryEntry child_at(const NodeTable& table, const Node& node, uint64_t n) {
     case Kind::kControlVersions:
       return control_version(table, n);
     case Kind::kControlVersion:
-      if (n > 0) return {};
-      return {.name = "info.json", .id = table.id_of({Kind::kInfoFile, node.index}), .type = S_IFREG};
+      if (n == 0) return {.name = "info.json", .id = table.id_of({Kind::kInfoFile, node.index}), .type = S_IFREG};
+      if (n == 1) return {.name = "warm.json", .id = table.id_of({Kind::kWarmFile, node.index}), .type = S_IFREG};
+      return {};
     case Kind::kEntry:
       return entry_child(table, node, n);
     default:
@@ -65,6 +66,7 @@ bool is_folder(const NodeTable& table, const Node& node) {
     case Kind::kLatest:
     case Kind::kStatusFile:
     case Kind::kInfoFile:
+    case Kind::kWarmFile:
       return false;
     case Kind::kEntry:
       return entry_type(table.entries(node.index)[node.entry]) == S_IFDIR;

@@ -16,9 +16,10 @@ class EngineReader final : public FileReader {
   }
   Result<LentFile> lend(size_t ordinal, size_t entry) override {
     const auto file = engine_->snapshot().untouched_file(ordinal, entry);
-    if (!file) return LentFile();
+    if (!file) return engine_->lend_warm(ordinal, entry);
     return file->lend();
   }
+  bool warm(size_t ordinal, size_t entry) override { return engine_->warm_file(ordinal, entry); }
 
  private:
   std::shared_ptr<Engine> engine_;

@@ -15,6 +15,7 @@ constexpr const char* kLatestName = "latest";
 constexpr const char* kStatusName = "status.json";
 constexpr const char* kVersionsName = "versions";
 constexpr const char* kInfoName = "info.json";
+constexpr const char* kWarmName = "warm.json";
 
 constexpr size_t kMaxNameLength = 255;
 constexpr mode_t kFolderMode = S_IFDIR | 0555;
@@ -41,7 +42,8 @@ void set_times(struct stat& out, int64_t nanoseconds) {
 bool is_folder(const ModelFolder::Entry& entry) { return entry.kind == ModelFolder::EntryKind::kDirectory; }
 
 bool is_control_file(const Node& node) {
-  return node.kind == Node::Kind::kStatusFile || node.kind == Node::Kind::kInfoFile;
+  return node.kind == Node::Kind::kStatusFile || node.kind == Node::Kind::kInfoFile ||
+         node.kind == Node::Kind::kWarmFile;
 }
 
 uint64_t add_saturating(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
@@ -90,6 +92,7 @@ Posix<NodeId> Vfs::lookup(NodeId parent, std::string_view name) const {
     }
     case Node::Kind::kControlVersion:
       if (name == kInfoName) return table_.id_of({Node::Kind::kInfoFile, node.index});
+      if (name == kWarmName) return table_.id_of({Node::Kind::kWarmFile, node.index});
       return Errno{ENOENT};
     default:
       return Errno{ENOTDIR};
@@ -142,6 +145,7 @@ Posix<struct stat> Vfs::getattr(NodeId id) const {
       break;
     case Node::Kind::kStatusFile:
     case Node::Kind::kInfoFile:
+    case Node::Kind::kWarmFile:
       out.st_mode = kFileMode;
       out.st_nlink = 1;
       break;
@@ -208,11 +212,18 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
   return count;
 }
 
+bool Vfs::find_file(NodeId id, Node& node) const {
+  return table_.find(id, node) && node.kind == Node::Kind::kEntry && !is_folder(table_.entries(node.index)[node.entry]);
+}
+
 Result<LentFile> Vfs::lend(NodeId id) {
   Node node;
-  if (!table_.find(id, node) || node.kind != Node::Kind::kEntry) return LentFile();
-  if (is_folder(table_.entries(node.index)[node.entry])) return LentFile();
-  return reader_->lend(node.index, node.entry);
+  return find_file(id, node) ? reader_->lend(node.index, node.entry) : LentFile();
+}
+
+bool Vfs::warm(NodeId id) {
+  Node node;
+  return find_file(id, node) && reader_->warm(node.index, node.entry);
 }
 
 LentFile Vfs::lend_any() {
@@ -226,7 +237,15 @@ LentFile Vfs::lend_any() {
 
 std::string Vfs::render(const Node& node) const {
   if (node.kind == Node::Kind::kStatusFile) return control_->status_json();
-  return control_->version_json(table_.contents().control_names[node.index]);
+  const std::string& name = table_.contents().control_names[node.index];
+  return node.kind == Node::Kind::kWarmFile ? control_->warm_json(name) : control_->version_json(name);
+}
+
+int Vfs::control(NodeId id, WarmCommand command) {
+  Node node;
+  if (!table_.find(id, node)) return kUnknownNode.value;
+  if (node.kind != Node::Kind::kWarmFile) return ENOTTY;
+  return control_->warm(table_.contents().control_names[node.index], command);
 }
 
 struct statvfs Vfs::statfs() const {

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,21 +28,31 @@ class FileReader {
   virtual ~FileReader() = default;
   /// Fills `out` with bytes of file `entry` in version `ordinal`; the range lies inside the file.
   virtual Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) = 0;
-  /// A file on disk with exactly the bytes of file `entry` in version `ordinal`; null when there is none,
-  /// which is the same answer every time.  Fails when that file has changed since it was admitted.
+  /// A file with exactly the bytes of file `entry` in version `ordinal`, on disk or in memory; null while there is
+  /// none.  What it holds stays the same while anybody holds the answer or has the file open.  Fails when a file on
+  /// disk has changed since it was admitted.
   virtual Result<LentFile> lend(size_t /*ordinal*/, size_t /*entry*/) { return LentFile(); }
+  /// Begins to decode the whole file into memory, if there is room; false when nothing will come of it.
+  virtual bool warm(size_t /*ordinal*/, size_t /*entry*/) { return false; }
 };
 
 /// The reader of a real mount.
 std::unique_ptr<FileReader> engine_reader(std::shared_ptr<Engine> engine);
 
-/// What the files below .weightfs say.
+/// What can be asked for through .weightfs/versions/NAME/warm.json.
+enum class WarmCommand : uint32_t { kStart = 1, kCancel = 2, kDrop = 3 };
+
+/// What the files below .weightfs say, and do.
 class ControlFiles {
  public:
   virtual ~ControlFiles() = default;
   virtual std::string status_json() = 0;
   /// `name` is one of the tree's control_names.
   virtual std::string version_json(const std::string& name) = 0;
+  /// How far the version is decoded into memory.
+  virtual std::string warm_json(const std::string& /*name*/) { return "null\n"; }
+  /// Answers 0 or an errno.
+  virtual int warm(const std::string& /*name*/, WarmCommand /*command*/) { return ENOTTY; }
 };
 
 /// How many bytes a read yielded.  Only the end of the file can make it fewer than were asked for: the
@@ -99,12 +110,16 @@ class Vfs {
   /// Fills the front of `out`; the answer says how much of it.
   Posix<ExactCount> read(NodeId id, uint64_t handle, uint64_t offset, MutableBytes out);
   struct statvfs statfs() const;
+  /// A command to a control file; answers 0 or an errno.
+  int control(NodeId id, WarmCommand command);
 
-  /// A file on disk that the kernel may read in place of this one; null for control files and whatever else
-  /// has no such file.  Fails as FileReader::lend() does.
+  /// A file that the kernel may read in place of this one; null for control files and whatever else has no such
+  /// file.  Fails as FileReader::lend() does.
   Result<LentFile> lend(NodeId id);
   /// The same of the first file in the tree that has one, else null: to find out whether the kernel takes it.
   LentFile lend_any();
+  /// FileReader::warm() of a file of a version.
+  bool warm(NodeId id);
 
   static constexpr uint64_t kBlockSize = 256u << 10;  ///< st_blksize: the engine's block
 
@@ -112,6 +127,8 @@ class Vfs {
   Posix<NodeId> lookup_root(std::string_view name) const;
   Posix<NodeId> lookup_entry(const Node& node, std::string_view name) const;
   void entry_attributes(const Node& node, struct stat& out) const;
+  /// True for a file of a version, and only then sets `node`.
+  bool find_file(NodeId id, Node& node) const;
   NodeId parent_of(const Node& node) const;
   std::string render(const Node& node) const;
 

@@ -24,7 +24,7 @@
 #include <string>
 #include <thread>
 
-#include "fuse/descriptor.h"
+#include "common/descriptor.h"
 #include "fuse/mount_point.h"
 #include "fuse/session.h"
 #include "support/fake_tree.h"

@@ -87,7 +87,7 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   facts.protocol = "7.40";
   facts.capabilities = {"parallel-lookups", "splice-read"};
   facts.max_read = 1u << 20;
-  const Json status = Json::parse(status_json(*snapshot, files_, engine.status(), facts));
+  const Json status = Json::parse(status_json(*snapshot, files_, engine, facts));
   EXPECT_THAT(keys(status),
               ElementsAre("pid", "version", "source", "base", "mount_point", "started_at", "latest", "verify",
                           "allow_other", "isa", "threads", "versions", "counters", "memory", "kernel"));
@@ -100,18 +100,19 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   EXPECT_EQ(named(status["versions"], "weight_v000001")["served_by"], "decode");
   EXPECT_EQ(named(status["versions"], "weight_v000003")["served_by"], nullptr);
   EXPECT_THAT(keys(status["counters"]),
-              ElementsAre("reads", "bytes_served", "bytes_from_base", "blocks_decoded", "block_hits",
+              ElementsAre("reads", "bytes_served", "bytes_from_base", "bytes_from_warm", "blocks_decoded", "block_hits",
                           "segments_decoded", "segment_hits", "tensors_verified", "digest_failures", "block_failures",
                           "read_errors", "source_reads", "tensor_bytes_read", "header_bytes_read"));
   EXPECT_EQ(status["counters"]["tensor_bytes_read"], 0);
   EXPECT_GT(status["counters"]["header_bytes_read"], 0);
-  EXPECT_THAT(keys(status["memory"]),
-              ElementsAre("budget", "used", "blocks", "patches", "in_flight", "evictions", "rss"));
+  EXPECT_THAT(keys(status["memory"]), ElementsAre("budget", "used", "blocks", "patches", "in_flight", "warm",
+                                                  "warm_pages", "evictions", "rss"));
   EXPECT_EQ(status["memory"]["budget"], 1u << 30);
   EXPECT_GT(status["memory"]["rss"], 1u << 20);
   EXPECT_THAT(keys(status["kernel"]),
               ElementsAre("protocol", "capabilities", "max_read", "max_background", "max_readahead", "read_ahead",
-                          "read_ahead_problem", "passthrough", "passthrough_open", "passthrough_refused"));
+                          "read_ahead_problem", "passthrough", "passthrough_open", "passthrough_refused",
+                          "warm_on_open", "streams", "bytes_stored"));
   EXPECT_EQ(status["kernel"]["capabilities"][1], "splice-read");
   EXPECT_EQ(status["kernel"]["read_ahead"], nullptr);
   EXPECT_EQ(status["kernel"]["read_ahead_problem"], nullptr);
@@ -121,7 +122,7 @@ TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
   const auto snapshot = open();
   const Engine engine(snapshot, {});
   MountFacts facts;
-  const auto versions = [&] { return Json::parse(status_json(*snapshot, files_, engine.status(), facts))["versions"]; };
+  const auto versions = [&] { return Json::parse(status_json(*snapshot, files_, engine, facts))["versions"]; };
   facts.passthrough = "the kernel is too old";
   const Json copied = versions();
   EXPECT_EQ(named(copied, "base")["served_files"]["passthrough"], 0);
@@ -139,6 +140,42 @@ TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
   EXPECT_EQ(named(passed, "weight_v000003")["served_files"], nullptr);
 }
 
+TEST_F(Report, StatusAndWarmTellWhatLiesInMemory) {
+  const auto snapshot = open();
+  Engine engine(snapshot, {});
+  const size_t ordinal = snapshot->find_admitted("weight_v000001").value();
+  const auto state = [&] { return Json::parse(warm_json(*snapshot, engine, "weight_v000001", true, std::nullopt)); };
+  EXPECT_THAT(keys(state()), ElementsAre("version", "state", "warm_bytes", "total_bytes", "seconds", "error", "files"));
+  EXPECT_EQ(state()["state"], "cold");
+  ASSERT_TRUE(engine.warm(ordinal));
+  for (int i = 0; i < 5000 && state()["state"] != "warm"; ++i) ::usleep(1000);
+  const Json warm = state();
+  EXPECT_EQ(warm["state"], "warm");
+  EXPECT_EQ(warm["warm_bytes"], warm["total_bytes"]);
+  EXPECT_GT(warm["warm_bytes"], 0);
+  EXPECT_EQ(warm["error"], nullptr);
+  std::set<std::string> ways;
+  for (const Json& file : warm["files"]) ways.insert(file["served_by"].get<std::string>());
+  EXPECT_THAT(ways, ElementsAre("memory", "passthrough"));
+  const Json status = Json::parse(status_json(*snapshot, files_, engine, {}));
+  const Json& version = named(status["versions"], "weight_v000001");
+  EXPECT_EQ(version["served_by"], "memory");
+  EXPECT_EQ(version["warm"], "warm");
+  EXPECT_EQ(version["warm_bytes"], warm["warm_bytes"]);
+  EXPECT_EQ(status["memory"]["warm"], warm["warm_bytes"]);
+  EXPECT_EQ(named(status["versions"], "weight_v000003")["warm"], "cold");
+}
+
+TEST_F(Report, WarmTellsWhyItWasNotBegun) {
+  const auto snapshot = open();
+  const Engine engine(snapshot, {});
+  const Error refusal{ErrorCode::kNoRoomToWarm, "it is too large"};
+  const Json state = Json::parse(warm_json(*snapshot, engine, "weight_v000001", false, refusal));
+  EXPECT_EQ(state["error"]["code"], "warm.no_room");
+  EXPECT_EQ(state["error"]["message"], "it is too large");
+  EXPECT_EQ(warm_json(*snapshot, engine, "weight_v000003", false, std::nullopt), "null\n") << "a refused version";
+}
+
 TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   const auto snapshot = open();
   const Engine engine(snapshot, {});
@@ -148,7 +185,7 @@ TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   facts.passthrough = "on";
   facts.passthrough_open = 3;
   facts.passthrough_refused = 2;
-  const Json kernel = Json::parse(status_json(*snapshot, files_, engine.status(), facts))["kernel"];
+  const Json kernel = Json::parse(status_json(*snapshot, files_, engine, facts))["kernel"];
   EXPECT_EQ(kernel["read_ahead"], 4u << 20);
   EXPECT_EQ(kernel["read_ahead_problem"], "no sysfs");
   EXPECT_EQ(kernel["passthrough"], "on");

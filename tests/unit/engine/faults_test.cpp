@@ -197,6 +197,20 @@ TEST_F(Faults, AWrongDigestFailsItsTensorOnlyAndIsRemembered) {
   EXPECT_EQ(read_page(0, "w0"), kFine) << "the base has nothing to do with it";
 }
 
+TEST_F(Faults, WarmingFindsAWrongDigestAndKeepsNothing) {
+  spoil_digest();
+  open();
+  ASSERT_TRUE(engine_->warm(1));
+  WarmStatus status;
+  for (int i = 0; i < 5000 && status.state != WarmState::kFailed; ++i, ::usleep(1000)) status = engine_->warm_status(1);
+  ASSERT_EQ(status.state, WarmState::kFailed);
+  EXPECT_EQ(status.error->code, ErrorCode::kDigestMismatch);
+  EXPECT_NE(status.error->message.find("'w0'"), std::string::npos) << status.error->message;
+  EXPECT_EQ(engine_->status().memory_warm, 0u);
+  EXPECT_EQ(read_page(1, "w0"), ErrorCode::kDigestMismatch);
+  EXPECT_EQ(read_page(1, "w1"), kFine);
+}
+
 TEST_F(Faults, WithoutVerificationAWrongDigestIsNotLookedAt) {
   spoil_digest();
   open({1u << 30, 2, false});

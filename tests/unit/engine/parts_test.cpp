@@ -71,6 +71,44 @@ TEST(Cache, ReplacingAnEntryChargesItOnce) {
   EXPECT_EQ(cache.usage().used, 50u);
 }
 
+TEST(Cache, WhatIsSetAsideLeavesTheBudgetSmaller) {
+  constexpr uint64_t kMega = 1u << 20;
+  Cache cache(1024 * kMega);
+  EXPECT_EQ(cache.most_set_aside(), 896 * kMega) << "an eighth stays";
+  for (uint32_t i = 0; i < 100; ++i) cache.insert(key(i), value(0), 10 * kMega);
+  auto first = cache.set_aside(500 * kMega);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(cache.budget(), 524 * kMega);
+  EXPECT_LE(cache.usage().used, 524 * kMega);
+  EXPECT_EQ(cache.usage().set_aside, 500 * kMega);
+  EXPECT_FALSE(cache.set_aside(397 * kMega));
+  EXPECT_TRUE(cache.set_aside(396 * kMega));
+  first->release();
+  EXPECT_EQ(cache.budget(), 1024 * kMega);
+}
+
+TEST(Cache, ASmallBudgetCanBeSetAsideByHalf) {
+  EXPECT_EQ(Cache(100).most_set_aside(), 50u);
+  EXPECT_EQ(Cache(0).most_set_aside(), 0u);
+  EXPECT_EQ(Cache(256u << 20).most_set_aside(), 192u << 20) << "64 MiB stay";
+}
+
+TEST(Cache, ReadsInTurnGoByWhatIsLeft) {
+  Cache cache(1000);
+  const auto aside = cache.set_aside(400);
+  auto first = cache.reserve(250);
+  std::atomic<bool> went{false};
+  std::jthread second([&] {
+    const auto reservation = cache.reserve_in_turn(100);  // 350 of 600 are more than half
+    went = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
+  EXPECT_FALSE(went);
+  first.release();
+  second.join();
+  EXPECT_TRUE(went);
+}
+
 TEST(Cache, KindsAreKeptApartAndCountedApart) {
   Cache cache(100);
   cache.insert(key(1, CacheKind::kBlock), value(1), 10);

@@ -79,13 +79,36 @@ TEST_F(PassthroughTable, NodesHaveIdsOfTheirOwn) {
   EXPECT_EQ(kernel_.in_use, std::set<int>{two.backing_id});
 }
 
-TEST_F(PassthroughTable, AFileWithoutBackingIsAnOrdinaryOpenWithoutState) {
+TEST_F(PassthroughTable, AFileWithoutBackingIsAnOrdinaryOpen) {
   const auto opened = table_.open(5, LentFile());
   ASSERT_TRUE(opened);
-  EXPECT_EQ(opened->handle, 0u);
   EXPECT_EQ(opened->backing_id, 0);
-  table_.release(5, 0);
+  table_.release(5, opened->handle);
   EXPECT_EQ(kernel_.opened, 0u);
+  EXPECT_EQ(table_.counts().refused, 0u);
+}
+
+TEST_F(PassthroughTable, AFileThatGetsBackingWhileOpenChangesItsWayAtTheNextFirstOpen) {
+  const auto before = table_.open(5, LentFile());
+  const auto during = open(5);
+  EXPECT_EQ(during.backing_id, 0) << "the kernel fails an open that is not served like those before";
+  table_.release(5, before->handle);
+  EXPECT_EQ(open(5).backing_id, 0);
+  table_.release(5, during.handle);
+  table_.release(5, during.handle);
+  EXPECT_GT(open(5).backing_id, 0);
+}
+
+TEST_F(PassthroughTable, HoldsTheFileUntilTheLastRelease) {
+  const auto file = std::make_shared<const int>(7);
+  const auto first = table_.open(5, LentFile(file));
+  const auto second = table_.open(5, LentFile(file));
+  ASSERT_GT(first->backing_id, 0);
+  EXPECT_GT(file.use_count(), 1);
+  table_.release(5, first->handle);
+  EXPECT_GT(file.use_count(), 1) << "it may be memory that is used for something else afterwards";
+  table_.release(5, second->handle);
+  EXPECT_EQ(file.use_count(), 1);
 }
 
 TEST_F(PassthroughTable, TheFirstOpenDecidesForAllThatFollow) {

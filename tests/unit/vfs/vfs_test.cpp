@@ -86,7 +86,7 @@ TEST_F(VfsTest, FindsTheControlFolderByName) {
   EXPECT_TRUE(S_ISDIR(stat_of(".weightfs").st_mode));
   EXPECT_THAT(list(".weightfs"), ElementsAre(".", "..", "status.json", "versions"));
   EXPECT_THAT(list(".weightfs/versions"), ElementsAre(".", "..", "base", "step_000001", "step_000002", "step_000003"));
-  EXPECT_THAT(list(".weightfs/versions/step_000003"), ElementsAre(".", "..", "info.json"));
+  EXPECT_THAT(list(".weightfs/versions/step_000003"), ElementsAre(".", "..", "info.json", "warm.json"));
 }
 
 TEST_F(VfsTest, ShowsTheBasesFilesInEveryVersion) {

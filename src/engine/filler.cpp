@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whole files into memory.  A file is cut into pieces that threads take independently; each piece is composed
+// where it will lie, so its bytes are written once.  Native blocks carry digests of their own; a digest that
+// was published for a whole tensor is checked when the last of its pieces is there.
+#include "engine/filler.h"
+
+#include <algorithm>
+
+#include "engine/digest_check.h"
+#include "engine/engine.h"
+#include "model/tree_layout.h"
+
+namespace weightfs {
+namespace {
+
+static_assert(codec::kSegmentBytes % FilePiece::kMaxBytes == 0 && FilePiece::kMaxBytes % kBlockBytes == 0 &&
+                  FilePiece::kMaxBytes % codec::kMaxBlockBytes == 0,
+              "a piece holds whole units of decoding");
+
+void cut(std::vector<FilePiece>& pieces, size_t object, uint64_t offset, uint64_t bytes) {
+  for (uint64_t at = 0; at < bytes; at += FilePiece::kMaxBytes) {
+    pieces.push_back({object, at, offset + at, std::min(FilePiece::kMaxBytes, bytes - at)});
+  }
+}
+
+}  // namespace
+
+const TreeFile* Filler::tree_file(const VersionFile& file) const {
+  const ModelFolder& folder = snapshot_.folder(file.ordinal);
+  return folder.tree() ? &folder.tree()->files()[folder.entries()[file.entry].tree_file] : nullptr;
+}
+
+std::vector<FilePiece> Filler::pieces(const VersionFile& file) const {
+  std::vector<FilePiece> pieces;
+  const ModelFolder& folder = snapshot_.folder(file.ordinal);
+  const ModelFolder::Entry& entry = folder.entries()[file.entry];
+  if (const TreeFile* const tree = tree_file(file)) {
+    cut(pieces, FilePiece::kPlain, 0, tree->header.size());
+    for (size_t i = tree->first_object; i < tree->first_object + tree->object_count; ++i) {
+      const TreeObject& object = folder.tree()->objects()[i];
+      cut(pieces, i, object.offset, object.bytes);
+    }
+  } else if (entry.kind == ModelFolder::EntryKind::kShard) {
+    const ModelFolder::Shard& shard = folder.shards()[entry.shard];
+    cut(pieces, FilePiece::kPlain, 0, shard.data_start);
+    for (const size_t tensor : shard.tensors) {
+      cut(pieces, tensor, folder.file_offset(tensor), folder.tensors()[tensor].bytes());
+    }
+  } else {
+    cut(pieces, FilePiece::kPlain, 0, entry.size);
+  }
+  return pieces;
+}
+
+bool Filler::alike(const VersionFile& a, const VersionFile& b) const {
+  const TreeFile* const first = tree_file(a);
+  const TreeFile* const second = tree_file(b);
+  if (first == nullptr || second == nullptr) return first == second && a.entry == b.entry;
+  return first->path == second->path && first->kind == second->kind && first->size == second->size &&
+         first->header == second->header;
+}
+
+Status Filler::fill(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
+                    MutableBytes out) const {
+  if (piece.object == FilePiece::kPlain) return read_plain_(file, piece.offset, out);
+  if (snapshot_.is_native()) return fill_object(file, piece, held, out);
+  return fill_tensor(file, piece, held, out);
+}
+
+Status Filler::fill_tensor(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
+                           MutableBytes out) const {
+  const auto step = TRY(composer_.step_at(piece.object, file.ordinal));
+  const auto from = held ? TRY(composer_.step_at(piece.object, held->ordinal)) : std::nullopt;
+  if (held && from == step) return {};
+  if (!step) return read_plain_(file, piece.offset, out);
+  counters_.blocks_decoded.fetch_add((out.size() + kBlockBytes - 1) / kBlockBytes, std::memory_order_relaxed);
+  if (held) return composer_.advance(piece.object, from, *step, piece.object_offset, out);
+  return composer_.compose(piece.object, *step, piece.object_offset, out);
+}
+
+Result<std::optional<NativeTrail>> Filler::trail_from(const VersionFile& file, size_t object,
+                                                      const VersionFile& held) const {
+  const size_t in_file = object - tree_file(file)->first_object;
+  return trails_.between(held.ordinal, tree_file(held)->first_object + in_file, file.ordinal, object);
+}
+
+Status Filler::fill_object(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
+                           MutableBytes out) const {
+  auto above = held ? TRY(trail_from(file, piece.object, *held)) : std::nullopt;
+  const auto whole = above ? nullptr : TRY(trails_.find(file.ordinal, piece.object));
+  const NativeTrail& trail = above ? *above : *whole;
+  if (whole && whole->steps.empty()) return native_.read_base(*whole->base, piece.object_offset, out);
+  for (uint64_t at = 0; at < out.size(); at += trail.unit) {
+    const uint64_t unit = (piece.object_offset + at) / trail.unit;
+    const MutableBytes bytes = out.subspan(at, trail.unit_size(unit));
+    TRY(above ? native_.advance(trail, unit, bytes) : native_.compose(trail, unit, bytes));
+  }
+  return {};
+}
+
+Result<bool> Filler::same_check(size_t a, size_t b, size_t object) const {
+  if (snapshot_.is_native() || object == FilePiece::kPlain) return true;
+  return TRY(composer_.step_at(object, a)) == TRY(composer_.step_at(object, b));
+}
+
+Status Filler::check(const VersionFile& file, size_t object, Bytes bytes) const {
+  if (snapshot_.is_native() || object == FilePiece::kPlain || !verify_) return {};
+  const auto step = TRY(composer_.step_at(object, file.ordinal));
+  if (!step) return {};
+  const DeltaTensor& change = *(*TRY(composer_.steps(object)))[*step].change;
+  if (!change.digest || change.patch->verbatim()) return {};
+  const auto hasher = TRY(hasher_of(change));
+  hasher->update(bytes);
+  return compare_digest(snapshot_, object, change, hasher->finish(), counters_);
+}
+
+}  // namespace weightfs

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <oneapi/tbb/task_arena.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "chain/snapshot.h"
+#include "common/result.h"
+#include "engine/cache.h"
+#include "engine/engine.h"
+#include "engine/filler.h"
+#include "engine/warm_file.h"
+#include "io/memory_file.h"
+
+namespace weightfs {
+
+/// Decodes versions into memory ahead of their readers.  Thread-safe.
+///
+/// One thread of its own works off what start() asks for, one version after the other, with all decoding threads but
+/// behind what readers wait for.  The memory counts in the cache's budget.  When that is used up, memory of the files
+/// that were not asked for the longest is used again, unless somebody has them open or mapped; until some can be, it
+/// waits.
+class Warmer {
+ public:
+  Warmer(const Snapshot& snapshot, Filler filler, Cache& cache, unsigned threads);
+  ~Warmer();
+  Warmer(const Warmer&) = delete;
+  Warmer& operator=(const Warmer&) = delete;
+
+  /// Asks for a version and returns.  Fails with warm.no_room when it could never fit.
+  Status start(size_t ordinal);
+  /// The same for one file, and only if there is memory for it now: nobody waits for it.  False when it is known
+  /// already that nothing will come of it.
+  bool start_file(const VersionFile& file);
+  /// Stops; what is there already stays, and start() goes on from it.
+  void cancel(size_t ordinal);
+  /// Stops and gives the memory back, of files that are in use when their last reader is done.
+  void drop(size_t ordinal);
+
+  WarmStatus status(size_t ordinal) const;
+  /// Bytes of a version's files that are decoded into memory completely.
+  uint64_t warm_bytes(size_t ordinal) const;
+  /// A file's memory, once all of it is there; it stays as it is while anybody holds this.
+  std::shared_ptr<const MemoryFile> find(const VersionFile& file) const;
+  /// "huge" or "4K".
+  std::string pages() const { return memory_files_.pages(); }
+
+ private:
+  struct Job {
+    size_t ordinal = 0;
+    std::optional<size_t> entry;  ///< only this file, and without waiting
+    WarmState state = WarmState::kQueued;
+    std::optional<Error> error;
+    std::atomic<bool> cancelled{false};
+    double seconds = 0;
+  };
+  struct Slot {
+    std::shared_ptr<WarmFile> file;
+    bool ready = false;            // all bytes are there and checked
+    mutable uint64_t used_at = 0;  // by clock_
+  };
+  using Slots = std::list<Slot>;
+  using Lock = std::unique_lock<std::mutex>;
+
+  bool decodes(const VersionFile& file) const;
+  std::vector<VersionFile> files_of(const Job& job) const;
+  uint64_t size_of(const VersionFile& file) const;
+  uint64_t total_bytes(size_t ordinal) const;
+  void enqueue(std::shared_ptr<Job> job);
+  void run();
+  void work(Job& job);
+  Status warm(Job& job, const VersionFile& file);
+  Result<std::shared_ptr<WarmFile>> obtain(Job& job, const VersionFile& file);
+  Result<std::shared_ptr<WarmFile>> try_obtain(const Job& job, const VersionFile& file);
+  Result<std::shared_ptr<WarmFile>> add_slot(const VersionFile& file, Cache::Reservation room);
+  Slots::iterator oldest_unused(const Job& job, std::optional<uint64_t> size);
+  Slots::iterator slot_of(const VersionFile& file);
+  Slots::const_iterator slot_of(const VersionFile& file) const;
+  static bool in_use(const Slot& slot);
+  void sweep();
+  void set_state(Job& job, WarmState state);
+
+  const Snapshot& snapshot_;
+  const Filler filler_;
+  Cache& cache_;
+  const MemoryFiles memory_files_;
+  tbb::task_arena arena_;
+
+  mutable std::mutex mutex_;  // guards everything below
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Job>> queue_;
+  std::map<size_t, std::shared_ptr<Job>> jobs_;  // by ordinal: the newest that start() made
+  Slots slots_;
+  Slots leaving_;  // dropped while in use: nobody finds them any more
+  std::atomic<size_t> ready_{0};
+  mutable uint64_t clock_ = 0;
+  bool ending_ = false;
+  std::thread thread_;  // started with the first job
+};
+
+}  // namespace weightfs
