@@ -62,7 +62,7 @@ Json version_object(const Version& version) {
 std::string_view serving_of(const Snapshot& snapshot, const Engine& engine, size_t ordinal, size_t entry,
                             bool passthrough) {
   if (snapshot.untouched_file(ordinal, entry)) return passthrough ? "passthrough" : "base";
-  return engine.lend_warm(ordinal, entry) ? "memory" : "decode";
+  return engine.is_warm(ordinal, entry) ? "memory" : "decode";
 }
 
 /// How many files of an admitted version are served in which way.

@@ -252,8 +252,10 @@ void Engine::cancel_warming(size_t ordinal) { impl_->warmer().cancel(ordinal); }
 void Engine::drop_warm(size_t ordinal) { impl_->warmer().drop(ordinal); }
 WarmStatus Engine::warm_status(size_t ordinal) const { return impl_->warmer().status(ordinal); }
 
-LentFile Engine::lend_warm(size_t ordinal, size_t entry) const {
-  const auto memory = impl_->warmer().find({ordinal, entry});
+bool Engine::is_warm(size_t ordinal, size_t entry) const { return impl_->warmer().has({ordinal, entry}); }
+
+LentFile Engine::lend_warm(size_t ordinal, size_t entry) {
+  const auto memory = impl_->warmer().lend({ordinal, entry});
   return memory ? LentFile(memory, memory->file().get()) : LentFile();
 }
 

@@ -103,7 +103,9 @@ class Engine {
   WarmStatus warm_status(size_t ordinal) const;
   /// The memory that holds all of a file of a version, as a file; null while there is none.  The bytes stay as they
   /// are while anybody holds this, or has that file open or mapped.
-  LentFile lend_warm(size_t ordinal, size_t entry) const;
+  LentFile lend_warm(size_t ordinal, size_t entry);
+  /// True when lend_warm() would give something; asking for that does not count as a use of it.
+  bool is_warm(size_t ordinal, size_t entry) const;
 
   EngineStatus status() const;
 

@@ -40,7 +40,8 @@ Warmer::~Warmer() {
   {
     const Lock lock(mutex_);
     ending_ = true;
-    for (const auto& job : queue_) job->cancelled = true;
+    queue_.clear();
+    if (running_) running_->cancelled = true;
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
@@ -95,12 +96,15 @@ Status Warmer::start(size_t ordinal) {
 }
 
 bool Warmer::start_file(const VersionFile& file) {
-  if (!decodes(file) || size_of(file) > cache_.most_set_aside()) return false;
+  if (!decodes(file)) return false;
+  const uint64_t size = size_of(file);
   const Lock lock(mutex_);
   const auto same = [&](const auto& job) {
-    return job->ordinal == file.ordinal && job->entry.value_or(file.entry) == file.entry;
+    return job && job->ordinal == file.ordinal && job->entry.value_or(file.entry) == file.entry;
   };
-  if (slot_of(file) != slots_.end() || std::any_of(queue_.begin(), queue_.end(), same)) return true;
+  if (slot_of(file) != slots_.end() || same(running_) || std::any_of(queue_.begin(), queue_.end(), same)) return true;
+  const bool room = size <= cache_.most_set_aside() - cache_.usage().set_aside;
+  if (!room && oldest_unused(file.ordinal, size) == slots_.end()) return false;
   auto job = std::make_shared<Job>();
   job->ordinal = file.ordinal;
   job->entry = file.entry;
@@ -115,19 +119,25 @@ void Warmer::enqueue(std::shared_ptr<Job> job) {
   changed_.notify_all();
 }
 
-void Warmer::cancel(size_t ordinal) {
-  const Lock lock(mutex_);
-  for (const auto& job : queue_) {
-    if (job->ordinal == ordinal) job->cancelled = true;
-  }
+/// Needs mutex_.  The one that is running stops soon.
+void Warmer::cancel_jobs(size_t ordinal) {
+  std::erase_if(queue_, [&](const auto& job) {
+    if (job->ordinal == ordinal) job->state = WarmState::kCancelled;
+    return job->ordinal == ordinal;
+  });
+  if (running_ && running_->ordinal == ordinal) running_->cancelled = true;
   changed_.notify_all();
 }
 
+void Warmer::cancel(size_t ordinal) {
+  const Lock lock(mutex_);
+  cancel_jobs(ordinal);
+}
+
 void Warmer::drop(size_t ordinal) {
-  cancel(ordinal);
   Lock lock(mutex_);
-  const auto busy = [&](const auto& job) { return job->ordinal == ordinal; };
-  changed_.wait(lock, [&] { return std::none_of(queue_.begin(), queue_.end(), busy); });
+  cancel_jobs(ordinal);
+  changed_.wait(lock, [&] { return !running_ || running_->ordinal != ordinal; });
   jobs_.erase(ordinal);
   for (auto slot = slots_.begin(); slot != slots_.end();) {
     const auto next = std::next(slot);
@@ -138,73 +148,82 @@ void Warmer::drop(size_t ordinal) {
     slot = next;
   }
   sweep();
+  changed_.notify_all();
 }
 
 void Warmer::run() {
   Lock lock(mutex_);
-  for (;;) {
-    changed_.wait(lock, [&] { return ending_ || !queue_.empty(); });
-    if (queue_.empty()) return;
-    const auto job = queue_.front();
-    lock.unlock();
-    work(*job);
-    lock.lock();
+  while (!ending_) {
+    sweep();
+    if (queue_.empty()) {
+      leaving_.empty() ? changed_.wait(lock) : static_cast<void>(changed_.wait_for(lock, kRetry));
+      continue;
+    }
+    running_ = queue_.front();
     queue_.pop_front();
+    lock.unlock();
+    work(*running_);
+    lock.lock();
+    running_.reset();
     changed_.notify_all();
   }
-}
-
-void Warmer::set_state(Job& job, WarmState state) {
-  const Lock lock(mutex_);
-  job.state = state;
 }
 
 void Warmer::work(Job& job) {
   const std::string& name = snapshot_.admitted(job.ordinal).name;
   const auto start = std::chrono::steady_clock::now();
-  Status outcome;
-  for (const VersionFile& file : files_of(job)) {
-    outcome = warm(job, file);
-    if (!outcome || job.cancelled) break;
-  }
-  const double seconds = seconds_since(start);
+  const Status outcome = warm(job, files_of(job));
   const Lock lock(mutex_);
-  job.seconds = seconds;
+  job.seconds = seconds_since(start);
   job.state = !outcome ? WarmState::kFailed : job.cancelled ? WarmState::kCancelled : WarmState::kWarm;
   if (outcome) {
     log::event(log::Level::kInfo, job.cancelled ? "warm.cancelled" : "warm.done", "{} after {:.3f} s", quote(name),
-               seconds);
+               job.seconds);
   } else {
     job.error = outcome.error().in("version " + quote(name));
     log::write(log::Level::kError, "warm.failed", job.error->text());
   }
 }
 
-Status Warmer::warm(Job& job, const VersionFile& file) {
-  const auto memory = TRY(obtain(job, file));
-  if (!memory) return {};  // cancelled, or there is no room and nobody waits for it
-  set_state(job, WarmState::kFilling);
-  Status filled = memory->fill(filler_, arena_, job.cancelled);
-  const Lock lock(mutex_);
-  const auto slot = slot_of(file);
-  slot->used_at = ++clock_;
-  if (!filled) {
-    slots_.erase(slot);
-    return filled.error().in(snapshot_.folder(file.ordinal).entries()[file.entry].name);
+/// As many files at a time as there is memory for.
+Status Warmer::warm(Job& job, std::vector<VersionFile> files) {
+  while (!files.empty()) {
+    const auto memory = TRY(obtain(job, files));
+    if (memory.empty()) return {};  // cancelled, or there is no room and nobody waits for it
+    Status filled = fill_files(memory, filler_, arena_, cache_.budget() / 8, job.cancelled);
+    settle(job, memory);
+    if (!filled) return filled;
   }
-  if (job.cancelled || slot->ready) return {};
-  slot->ready = true;
-  ++ready_;
   return {};
 }
 
-Result<std::shared_ptr<WarmFile>> Warmer::obtain(Job& job, const VersionFile& file) {
+/// What a run has made of files.
+void Warmer::settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files) {
+  const Lock lock(mutex_);
+  for (const auto& file : files) {
+    const auto slot = slot_of(file->file());
+    slot->used_at = ++clock_;
+    const bool complete = file->done() == file->size();
+    if (complete && !slot->ready) ++ready_;
+    slot->ready = slot->ready || complete;
+    if (!complete && !job.cancelled) erase(slot);  // something failed
+  }
+}
+
+/// Takes the files that there is memory for out of `files`; waits until that is at least one.
+Result<std::vector<std::shared_ptr<WarmFile>>> Warmer::obtain(Job& job, std::vector<VersionFile>& files) {
+  std::vector<std::shared_ptr<WarmFile>> found;
+  Lock lock(mutex_);
   for (;;) {
-    Lock lock(mutex_);
-    if (job.cancelled) return std::shared_ptr<WarmFile>();
-    auto found = TRY(try_obtain(job, file));
-    if (found || job.entry) return found;
-    job.state = WarmState::kWaiting;
+    if (job.cancelled) return std::vector<std::shared_ptr<WarmFile>>();
+    while (!files.empty()) {
+      auto memory = TRY(try_obtain(job, files.front()));
+      if (!memory) break;
+      found.push_back(std::move(memory));
+      files.erase(files.begin());
+    }
+    job.state = found.empty() ? WarmState::kWaiting : WarmState::kFilling;
+    if (!found.empty() || job.entry) return found;
     changed_.wait_for(lock, kRetry);
   }
 }
@@ -217,36 +236,53 @@ Result<std::shared_ptr<WarmFile>> Warmer::try_obtain(const Job& job, const Versi
   for (;;) {
     const bool system_has_it = available_memory().value_or(UINT64_MAX) >= size + kLeftToSystem;
     if (auto room = system_has_it ? cache_.set_aside(size) : std::nullopt) return add_slot(file, std::move(*room));
-    if (const auto slot = oldest_unused(job, size); slot != slots_.end()) {
+    auto slot = oldest_unused(job.ordinal, size);
+    if (slot != slots_.end() && !slot->lent) {
       if (slot->ready) --ready_;
       slot->ready = false;
-      slot->file->assign(filler_, file);
+      slot->file->assign(filler_, file, ancestor_of(file));
       return slot->file;
     }
-    const auto slot = oldest_unused(job, std::nullopt);
+    if (slot == slots_.end()) slot = oldest_unused(job.ordinal, std::nullopt);
     if (slot == slots_.end()) return std::shared_ptr<WarmFile>();
-    if (slot->ready) --ready_;
-    slots_.erase(slot);
+    erase(slot);
   }
 }
 
 /// Needs mutex_.
 Result<std::shared_ptr<WarmFile>> Warmer::add_slot(const VersionFile& file, Cache::Reservation room) {
   auto memory = std::make_shared<WarmFile>(TRY(memory_files_.make(size_of(file))), std::move(room));
-  memory->assign(filler_, file);
-  slots_.push_back({memory, false, ++clock_});
+  memory->assign(filler_, file, ancestor_of(file));
+  slots_.push_back({memory, false, false, ++clock_});
   return memory;
 }
 
-/// Needs mutex_.  Files of the job's own version do not count.
-Warmer::Slots::iterator Warmer::oldest_unused(const Job& job, std::optional<uint64_t> size) {
+/// Needs mutex_.  The newest earlier version whose memory this file can be made from, or null.
+std::shared_ptr<const WarmFile> Warmer::ancestor_of(const VersionFile& file) const {
+  const Slot* best = nullptr;
+  for (const Slot& slot : slots_) {
+    const size_t ordinal = slot.file->file().ordinal;
+    if (!slot.ready || ordinal >= file.ordinal || !filler_.alike(slot.file->file(), file)) continue;
+    if (best == nullptr || ordinal > best->file->file().ordinal) best = &slot;
+  }
+  return best == nullptr ? nullptr : best->file;
+}
+
+/// Needs mutex_.  Files of version `ordinal` itself do not count.
+Warmer::Slots::iterator Warmer::oldest_unused(size_t ordinal, std::optional<uint64_t> size) {
   auto oldest = slots_.end();
   for (auto slot = slots_.begin(); slot != slots_.end(); ++slot) {
-    if (slot->file->file().ordinal == job.ordinal || slot->file->size() != size.value_or(slot->file->size())) continue;
+    if (slot->file->file().ordinal == ordinal || slot->file->size() != size.value_or(slot->file->size())) continue;
     if (oldest != slots_.end() && oldest->used_at <= slot->used_at) continue;
     if (!in_use(*slot)) oldest = slot;
   }
   return oldest;
+}
+
+/// Needs mutex_.
+void Warmer::erase(Slots::iterator slot) {
+  if (slot->ready) --ready_;
+  slots_.erase(slot);
 }
 
 /// Needs mutex_, under which alone find() hands files out.
@@ -265,22 +301,20 @@ Warmer::Slots::const_iterator Warmer::slot_of(const VersionFile& file) const {
   return std::find_if(slots_.begin(), slots_.end(), [&](const Slot& slot) { return slot.file->file() == file; });
 }
 
-std::shared_ptr<const MemoryFile> Warmer::find(const VersionFile& file) const {
+std::shared_ptr<const MemoryFile> Warmer::find(const VersionFile& file, bool lend) {
   if (ready_.load(std::memory_order_acquire) == 0) return nullptr;
   const Lock lock(mutex_);
   const auto slot = slot_of(file);
   if (slot == slots_.end() || !slot->ready) return nullptr;
   slot->used_at = ++clock_;
+  slot->lent = slot->lent || lend;
   return {slot->file, &slot->file->memory()};
 }
 
-uint64_t Warmer::warm_bytes(size_t ordinal) const {
+bool Warmer::has(const VersionFile& file) const {
   const Lock lock(mutex_);
-  uint64_t bytes = 0;
-  for (const Slot& slot : slots_) {
-    if (slot.file->file().ordinal == ordinal && slot.ready) bytes += slot.file->size();
-  }
-  return bytes;
+  const auto slot = slot_of(file);
+  return slot != slots_.end() && slot->ready;
 }
 
 WarmStatus Warmer::status(size_t ordinal) const {

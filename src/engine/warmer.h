@@ -29,9 +29,11 @@ namespace weightfs {
 /// Decodes versions into memory ahead of their readers.  Thread-safe.
 ///
 /// One thread of its own works off what start() asks for, one version after the other, with all decoding threads but
-/// behind what readers wait for.  The memory counts in the cache's budget.  When that is used up, memory of the files
-/// that were not asked for the longest is used again, unless somebody has them open or mapped; until some can be, it
-/// waits.
+/// behind what readers wait for.  The memory counts in the cache's budget.  When that is used up, files that were not
+/// asked for the longest are let go, unless somebody has them open or mapped; until some can be, it waits.
+///
+/// Memory of a file that goes is written over in place where that is safe.  Where the kernel was given it, it is not:
+/// pages of it may still be on their way through a pipe or a socket.  Then a new file takes its place.
 class Warmer {
  public:
   Warmer(const Snapshot& snapshot, Filler filler, Cache& cache, unsigned threads);
@@ -50,10 +52,12 @@ class Warmer {
   void drop(size_t ordinal);
 
   WarmStatus status(size_t ordinal) const;
-  /// Bytes of a version's files that are decoded into memory completely.
-  uint64_t warm_bytes(size_t ordinal) const;
   /// A file's memory, once all of it is there; it stays as it is while anybody holds this.
-  std::shared_ptr<const MemoryFile> find(const VersionFile& file) const;
+  std::shared_ptr<const MemoryFile> find(const VersionFile& file) { return find(file, false); }
+  /// The same for whoever passes it on to the kernel.
+  std::shared_ptr<const MemoryFile> lend(const VersionFile& file) { return find(file, true); }
+  /// True when find() would give something; that alone is no use of it.
+  bool has(const VersionFile& file) const;
   /// "huge" or "4K".
   std::string pages() const { return memory_files_.pages(); }
 
@@ -68,8 +72,9 @@ class Warmer {
   };
   struct Slot {
     std::shared_ptr<WarmFile> file;
-    bool ready = false;            // all bytes are there and checked
-    mutable uint64_t used_at = 0;  // by clock_
+    bool ready = false;    // all bytes are there and checked
+    bool lent = false;     // the kernel has had it
+    uint64_t used_at = 0;  // by clock_
   };
   using Slots = std::list<Slot>;
   using Lock = std::unique_lock<std::mutex>;
@@ -78,19 +83,23 @@ class Warmer {
   std::vector<VersionFile> files_of(const Job& job) const;
   uint64_t size_of(const VersionFile& file) const;
   uint64_t total_bytes(size_t ordinal) const;
+  std::shared_ptr<const MemoryFile> find(const VersionFile& file, bool lend);
   void enqueue(std::shared_ptr<Job> job);
+  void cancel_jobs(size_t ordinal);
   void run();
   void work(Job& job);
-  Status warm(Job& job, const VersionFile& file);
-  Result<std::shared_ptr<WarmFile>> obtain(Job& job, const VersionFile& file);
+  Status warm(Job& job, std::vector<VersionFile> files);
+  Result<std::vector<std::shared_ptr<WarmFile>>> obtain(Job& job, std::vector<VersionFile>& files);
   Result<std::shared_ptr<WarmFile>> try_obtain(const Job& job, const VersionFile& file);
   Result<std::shared_ptr<WarmFile>> add_slot(const VersionFile& file, Cache::Reservation room);
-  Slots::iterator oldest_unused(const Job& job, std::optional<uint64_t> size);
+  void settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files);
+  std::shared_ptr<const WarmFile> ancestor_of(const VersionFile& file) const;
+  Slots::iterator oldest_unused(size_t ordinal, std::optional<uint64_t> size);
   Slots::iterator slot_of(const VersionFile& file);
   Slots::const_iterator slot_of(const VersionFile& file) const;
+  void erase(Slots::iterator slot);
   static bool in_use(const Slot& slot);
   void sweep();
-  void set_state(Job& job, WarmState state);
 
   const Snapshot& snapshot_;
   const Filler filler_;
@@ -101,11 +110,12 @@ class Warmer {
   mutable std::mutex mutex_;  // guards everything below
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Job>> queue_;
+  std::shared_ptr<Job> running_;
   std::map<size_t, std::shared_ptr<Job>> jobs_;  // by ordinal: the newest that start() made
   Slots slots_;
   Slots leaving_;  // dropped while in use: nobody finds them any more
   std::atomic<size_t> ready_{0};
-  mutable uint64_t clock_ = 0;
+  uint64_t clock_ = 0;
   bool ending_ = false;
   std::thread thread_;  // started with the first job
 };

@@ -56,8 +56,9 @@ StreamAhead::Cursor& StreamAhead::cursor_at(File& file, uint64_t offset, uint64_
   if (cursor == file.cursors.end()) {
     const auto older = [](const Cursor& a, const Cursor& b) { return a.used_at < b.used_at; };
     cursor = std::min_element(file.cursors.begin(), file.cursors.end(), older);
-    *cursor = {offset, offset, offset, 0, false};
+    *cursor = {.begin = offset, .end = offset, .next = offset};
   }
+  cursor->bytes += size;
   cursor->end = std::max(cursor->end, offset + size);
   cursor->used_at = ++clock_;
   return *cursor;
@@ -70,8 +71,9 @@ void StreamAhead::was_read(NodeId node, uint64_t offset, uint64_t size) {
   if (at == files_.end() || at->second.elsewhere || stopping_) return;
   Cursor& cursor = cursor_at(at->second, offset, size);
   cursor.next = std::max(cursor.next, cursor.end);
-  if (cursor.end - cursor.begin < kProof) return;
   if (!cursor.counted) {
+    // Somebody who jumps forward leaves gaps.
+    if (cursor.bytes < std::max(kProof, (cursor.end - cursor.begin) / 2)) return;
     cursor.counted = true;
     ++counts_.streams;
     if (!at->second.found && take_over(node, at->second, lock)) return;

@@ -35,7 +35,7 @@ class StreamAhead {
   };
 
   static constexpr uint64_t kChunk = 1u << 20;        ///< what a worker does at a time
-  static constexpr uint64_t kProof = 8u << 20;        ///< bytes in a row that make a stream
+  static constexpr uint64_t kProof = 8u << 20;        ///< bytes in a row, without large gaps, that make a stream
   static constexpr uint64_t kMaxWindow = 256u << 20;  ///< how far ahead of its readers a file is stored, all together
 
   /// `workers` threads start with the first stream; 0: it does nothing at all.
@@ -66,8 +66,9 @@ class StreamAhead {
     uint64_t begin = 0;  // where it was first seen
     uint64_t end = 0;    // behind the last byte that was asked for
     uint64_t next = 0;   // what is to be stored next
+    uint64_t bytes = 0;  // that were asked for
     uint64_t used_at = 0;
-    bool counted = false;
+    bool counted = false;  // it is a stream
   };
   struct File {
     uint64_t size = 0;

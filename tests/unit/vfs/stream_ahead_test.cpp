@@ -150,6 +150,13 @@ TEST_F(StreamAheadTest, JumpingByTensorNameIsNoStream) {
   EXPECT_EQ(settled(1), 0u);
 }
 
+TEST_F(StreamAheadTest, JumpingForwardFromTensorToTensorIsNoStream) {
+  start();
+  streams_->opened(1, 4000 * kMega);
+  for (uint64_t at = 0; at < 4000 * kMega; at += 4 * kMega) streams_->was_read(1, at, 128u << 10);
+  EXPECT_EQ(settled(1), 0u);
+}
+
 TEST_F(StreamAheadTest, ReadersAtSeveralPlacesAreAllHelpedAndStopAtEachOther) {
   start();
   streams_->opened(1, 400 * kMega);
