@@ -55,6 +55,8 @@ class CodedPatch : public Patch {
   virtual bool has_parent() const = 0;
   /// Reads the object's part of the index.
   virtual Result<std::shared_ptr<const BlockTable>> load_table() const = 0;
+  /// The same, at the first call only, where finding the patch meant reading that part already; else null.
+  virtual std::shared_ptr<const BlockTable> take_table() const { return nullptr; }
   /// Decodes one block of the table into `out` (its whole length).  `parent` holds the parent's bytes of that
   /// block where needs_parent(block.coding); it may be the same memory as `out`.  Reads the payload; does not
   /// check the digest.

@@ -24,7 +24,7 @@ class GroupParser {
   Result<std::vector<IndexRecord>> parse() {
     while (cursor_.left() > 0) {
       TRY(record());
-      if (shape_) records_.push_back(std::move(record_));
+      if (kept_) records_.push_back(std::move(record_));
     }
     TRY(check_next_group());
     return std::move(records_);
@@ -35,7 +35,8 @@ class GroupParser {
     return {ErrorCode::kNativeIndex, fmt::format("near its byte {}: {}", cursor_.position(), what)};
   }
   Result<uint64_t> number(std::string_view what) {
-    if (const auto value = cursor_.varint()) return *value;
+    if (const auto value = cursor_.varint()) [[likely]]
+      return *value;
     return bad(fmt::format("{} is cut short or not in its shortest form", what));
   }
   /// Bytes of block next_block_; of an unknown object, the most that it may have.
@@ -66,13 +67,17 @@ class GroupParser {
   uint64_t payload_end_ = 0;  // end of the payload so far
   Bytes params_;              // of the record before
   IndexRecord record_;
+  bool kept_ = false;                 // it comes out
+  uint64_t entries_ = 0;              // of it
+  unsigned params_width_ = 0;         // elements for which params_ was found to be right; 0: none
   std::optional<ObjectShape> shape_;  // of the record's object
   uint64_t block_count_ = 0;          // and its blocks
   uint64_t touched_bytes_ = 0;
 };
 
 Status GroupParser::record() {
-  record_ = IndexRecord{};
+  record_.blocks.clear();
+  entries_ = 0;
   touched_bytes_ = 0;
   TRY(record_object());
   TRY(record_place());
@@ -95,6 +100,7 @@ Status GroupParser::record_object() {
   record_.object = static_cast<uint32_t>(before + step);
   if (step != 0) next_block_ = 0;
   shape_ = bounds_.shape(record_.object);
+  kept_ = shape_ && (!bounds_.only || *bounds_.only == record_.object);
   block_count_ = shape_ ? ceil_div(shape_->bytes, bounds_.block_bytes) : std::numeric_limits<uint64_t>::max();
   return {};
 }
@@ -126,10 +132,13 @@ Status GroupParser::record_params() {
     const auto bytes = cursor_.take(length);
     if (!bytes) return bad("the parameters are cut short");
     params_ = *bytes;
+    params_width_ = 0;
   }
   if (!shape_) return {};
+  if (!kept_ && params_width_ == shape_->element_bytes) return {};
   auto params = codec::BlockParams::parse(shape_->element_bytes, params_);
   if (!params) return bad(params.error().message);
+  params_width_ = shape_->element_bytes;
   record_.params = *params;
   return {};
 }
@@ -150,12 +159,13 @@ Status GroupParser::run(bool first) {
                            block_count_));
   }
   next_block_ += skip;
-  if (count == 0 || count > block_count_ - next_block_ || count > kMaxRecordBlocks - record_.blocks.size() ||
+  if (count == 0 || count > block_count_ - next_block_ || count > kMaxRecordBlocks - entries_ ||
       count > cursor_.left() / kMinEntryBytes) {
     return bad(fmt::format("object {}: {} blocks are touched from block {} of {} on", record_.object, count,
                            next_block_, block_count_));
   }
-  record_.blocks.reserve(record_.blocks.size() + count);
+  if (kept_) record_.blocks.reserve(record_.blocks.size() + count);
+  entries_ += count;
   for (uint64_t i = 0; i < count; ++i) TRY(entry());
   return {};
 }
@@ -175,7 +185,7 @@ Status GroupParser::entry() {
     return bad(fmt::format("object {}: the payload of block {} ends beyond the {} bytes of all blocks", record_.object,
                            next_block_, bounds_.payload_bytes));
   }
-  record_.blocks.push_back({next_block_, payload_end_, static_cast<uint32_t>(length), coding, *digest});
+  if (kept_) record_.blocks.push_back({next_block_, payload_end_, static_cast<uint32_t>(length), coding, *digest});
   ++next_block_;
   payload_end_ += length;
   touched_bytes_ += bytes;

@@ -119,8 +119,8 @@ Result<std::shared_ptr<const IndexHead>> IndexReader::head_for(const TreeLayout&
                          head->objects, tree.objects().size()));
 }
 
-Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, size_t number,
-                                                         const ShapeOf& shape) const {
+Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
+                                                         std::optional<uint32_t> only) const {
   const IndexGroup& group = head.groups.at(number);
   TRY(source_->check_path());
   std::vector<std::byte> bytes(group.length);
@@ -128,7 +128,7 @@ Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, 
   const std::string where =
       fmt::format("{}: group {} of the index, at byte {}", quote(source_->name()), number, range_.at + group.offset);
   if (xxh3_64(bytes) != group.digest) return bad(where + ": damaged");
-  auto records = parse_index_group(bytes, head, number, {block_bytes_, payload_bytes_, shape});
+  auto records = parse_index_group(bytes, head, number, {block_bytes_, payload_bytes_, shape, only});
   if (!records) return records.error().in(where);
   return records;
 }
@@ -138,7 +138,7 @@ Result<std::vector<IndexRecord>> IndexReader::search(const IndexHead& head, uint
   const auto [begin, end] = head.groups_of(object);
   std::vector<IndexRecord> found;
   for (size_t i = begin; i < end; ++i) {
-    for (IndexRecord& record : TRY(read_group(head, i, shape))) {
+    for (IndexRecord& record : TRY(read_group(head, i, shape, object))) {
       if (record.object == object) found.push_back(std::move(record));
     }
   }

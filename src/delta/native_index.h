@@ -71,6 +71,8 @@ struct IndexBounds {
   /// Shape of an object of the tree.  Nothing: it is not known, so that its records are checked for form alone
   /// and left out.
   std::function<std::optional<ObjectShape>(uint32_t)> shape;
+  /// Records of this object alone come out; the others are checked and left out.
+  std::optional<uint32_t> only = {};
 };
 
 /// Records of one group.  Everything that comes out is in range.  native.bad_index.
@@ -98,7 +100,8 @@ class IndexReader {
   Result<std::shared_ptr<const IndexHead>> head() const;
   Result<std::shared_ptr<const IndexHead>> head_for(const TreeLayout& tree) const;
   Result<IndexHead> read_head() const;
-  Result<std::vector<IndexRecord>> read_group(const IndexHead& head, size_t number, const ShapeOf& shape) const;
+  Result<std::vector<IndexRecord>> read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
+                                              std::optional<uint32_t> only = {}) const;
   Result<std::vector<IndexRecord>> search(const IndexHead& head, uint32_t object, const ShapeOf& shape) const;
 
   std::shared_ptr<FileSource> source_;

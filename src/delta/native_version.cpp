@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "common/checked.h"
@@ -110,8 +111,15 @@ class NativePatch final : public CodedPatch {
   bool has_parent() const override { return has_parent_; }
 
   Result<std::shared_ptr<const BlockTable>> load_table() const override {
+    if (auto first = take_table()) return first;
     return table(TRY(coded_->index->find_again(object_, shape_)));
   }
+
+  std::shared_ptr<const BlockTable> take_table() const override {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(first_, nullptr);
+  }
+  void keep(std::shared_ptr<const BlockTable> first) { first_ = std::move(first); }
 
   /// The table of the object's records, after what an object without a parent must fulfil was checked.
   Result<std::shared_ptr<const BlockTable>> table(const std::vector<IndexRecord>& records) const {
@@ -140,6 +148,8 @@ class NativePatch final : public CodedPatch {
   uint32_t object_;
   ObjectShape shape_;
   bool has_parent_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const BlockTable> first_;  // guarded by mutex_: what finding the object led to
 };
 
 class OpenedVersion final : public NativeVersion {
@@ -254,9 +264,9 @@ Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& 
     if (!has_parent && found.bytes != 0 && coded_) return missing_block(folder_, object, 0);
     return std::shared_ptr<const CodedPatch>();
   }
-  auto patch = std::make_shared<const NativePatch>(coded_, static_cast<uint32_t>(object),
-                                                   ObjectShape{found.bytes, found.element_bytes}, has_parent);
-  TRY(patch->table(records));
+  auto patch = std::make_shared<NativePatch>(coded_, static_cast<uint32_t>(object),
+                                             ObjectShape{found.bytes, found.element_bytes}, has_parent);
+  patch->keep(TRY(patch->table(records)));
   return std::shared_ptr<const CodedPatch>(std::move(patch));
 }
 

@@ -105,6 +105,12 @@ Result<std::shared_ptr<const Block>> NativeReader::unit(const NativeTrail& trail
 }
 
 Status NativeReader::copy(const Part& part) {
+  const CacheKey key = key_of(*part.trail, *part.newest, part.unit);
+  // Who takes all of a unit gets it composed where it is wanted: what it is read into is kept by the kernel, and a
+  // second copy of it here would only cost memory.
+  if (part.out.size() == part.trail->unit_size(part.unit) && !cache_.find<Block>(key)) {
+    return composer_.compose(*part.trail, part.unit, part.out);
+  }
   const auto block = TRY(unit(*part.trail, *part.newest, part.unit));
   std::memcpy(part.out.data(), block->bytes().data() + part.offset, part.out.size());
   if (block->note_served(part.out.size())) cache_.retire(key_of(*part.trail, *part.newest, part.unit));

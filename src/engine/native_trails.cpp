@@ -46,6 +46,9 @@ Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& pl
   auto patch = TRY(taken.delta->find(*state.folder->tree(), place.object, below.has_value()));
   if (patch) {
     trail.unit = std::max(trail.unit, patch->block_bytes());
+    if (auto table = patch->take_table()) {
+      cache_.insert(key_of(place.object, place.version, link, CacheKind::kTable), table, table->cost());
+    }
     trail.steps.push_back({static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
                            static_cast<uint32_t>(place.object), std::move(patch)});
   }

@@ -33,7 +33,7 @@ namespace {
 
 /// Interrupts the serving thread's wait; ignored by default, so a late one does no harm.
 constexpr int kWakeSignal = SIGURG;
-constexpr unsigned kMaxStreamThreads = 12;  // more gain nothing: the kernel's page cache is the limit then
+constexpr unsigned kMaxStreamThreads = 8;  // more gain nothing: the kernel's page cache is the limit then
 
 void log_from_libfuse(fuse_log_level level, const char* format, va_list arguments) {
   char line[512];
@@ -83,6 +83,7 @@ struct Session::Impl : OpsContext {
 
   Status open_session(KernelMount mount);
   void watch_streams();
+  StreamAhead::Limits stream_limits() const;
   bool store(NodeId node, uint64_t offset, Bytes bytes);
   int loop();
   void got_init(std::span<const std::byte> message, uint64_t id);
@@ -184,8 +185,6 @@ Status Session::Impl::open_session(KernelMount mount) {
 }
 
 void Session::Impl::watch_streams() {
-  unsigned workers = options.stream_threads;
-  if (workers == 0) workers = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxStreamThreads);
   StreamAhead::Actions actions;
   actions.read = [this](NodeId node, uint64_t offset, MutableBytes out) {
     const auto count = vfs->read(node, 0, offset, out);
@@ -193,7 +192,19 @@ void Session::Impl::watch_streams() {
   };
   actions.store = [this](NodeId node, uint64_t offset, Bytes bytes) { return store(node, offset, bytes); };
   if (options.streams == StreamPolicy::kMemory) actions.found = [this](NodeId node) { return vfs->warm(node); };
-  streams = std::make_unique<StreamAhead>(std::move(actions), options.streams == StreamPolicy::kOff ? 0 : workers);
+  streams = std::make_unique<StreamAhead>(std::move(actions), stream_limits());
+}
+
+/// Measured (docs/PERFORMANCE.md): with few processors, or several readers, the kernel's own read-ahead keeps all of
+/// them busy, if it is far enough.
+StreamAhead::Limits Session::Impl::stream_limits() const {
+  if (options.streams == StreamPolicy::kOff) return {};
+  const unsigned processors = std::max(1u, std::thread::hardware_concurrency());
+  const bool read_ahead_is_short = options.read_ahead < (1u << 20) || ::geteuid() != 0;
+  StreamAhead::Limits limits{std::min(processors, kMaxStreamThreads), processors / 8};
+  if (options.stream_threads != 0) limits.workers = options.stream_threads;
+  if (read_ahead_is_short || options.stream_threads != 0) limits.streams = std::max(1u, processors / 4);
+  return limits;
 }
 
 bool Session::Impl::store(NodeId node, uint64_t offset, Bytes bytes) {

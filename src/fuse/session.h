@@ -50,7 +50,7 @@ struct SessionOptions {
   uint64_t read_ahead = 0;   ///< bytes that the kernel shall read ahead, where privileges allow; 0: its default
   bool passthrough = true;   ///< let the kernel read files that exist on disk or in memory, where it can
   StreamPolicy streams = StreamPolicy::kStore;
-  unsigned stream_threads = 0;  ///< that work for kStore; 0: as many as there are processors, at most 12
+  unsigned stream_threads = 0;  ///< that work for kStore; 0: as many as have proved useful here
 };
 
 /// A mounted tree.  Life: mount(), serve() until stop() or somebody unmounts, destruction.

@@ -11,17 +11,18 @@ namespace {
 constexpr uint64_t kPage = 4096;
 /// Requests of one reader arrive out of order, as the kernel reads ahead with several at a time.
 constexpr uint64_t kDisorder = 8u << 20;
+constexpr uint64_t kRecent = 256;  // requests
 
 }  // namespace
 
-StreamAhead::StreamAhead(Actions actions, unsigned workers) : actions_(std::move(actions)), workers_(workers) {}
+StreamAhead::StreamAhead(Actions actions, Limits limits) : actions_(std::move(actions)), limits_(limits) {}
 
 bool StreamAhead::is_beacon(uint64_t offset, uint64_t window) {
   return offset % (window >= (128u << 20) ? 32u << 20 : 8u << 20) == 0;
 }
 
 void StreamAhead::opened(NodeId node, uint64_t file_size) {
-  if (workers_ == 0 || file_size < 2 * kProof) return;
+  if (file_size < 2 * kProof) return;
   const std::lock_guard lock(mutex_);
   File& file = files_[node];
   file.size = file_size;
@@ -29,7 +30,6 @@ void StreamAhead::opened(NodeId node, uint64_t file_size) {
 }
 
 void StreamAhead::closed(NodeId node) {
-  if (workers_ == 0) return;
   const std::lock_guard lock(mutex_);
   const auto file = files_.find(node);
   if (file == files_.end() || --file->second.opens != 0) return;
@@ -65,7 +65,7 @@ StreamAhead::Cursor& StreamAhead::cursor_at(File& file, uint64_t offset, uint64_
 }
 
 void StreamAhead::was_read(NodeId node, uint64_t offset, uint64_t size) {
-  if (workers_ == 0 || size == 0) return;
+  if (size == 0) return;
   std::unique_lock lock(mutex_);
   const auto at = files_.find(node);
   if (at == files_.end() || at->second.elsewhere || stopping_) return;
@@ -78,7 +78,7 @@ void StreamAhead::was_read(NodeId node, uint64_t offset, uint64_t size) {
     ++counts_.streams;
     if (!at->second.found && take_over(node, at->second, lock)) return;
     if (std::find(streams_.begin(), streams_.end(), node) == streams_.end()) streams_.push_back(node);
-    while (threads_.size() < workers_) threads_.emplace_back([this] { work(); });
+    while (threads_.size() < limits_.workers) threads_.emplace_back([this] { work(); });
   }
   wanted_.notify_all();
 }
@@ -95,8 +95,18 @@ bool StreamAhead::take_over(NodeId node, File& file, std::unique_lock<std::mutex
   return taken;
 }
 
+/// Needs mutex_.  The clock goes with requests: a stream that is read makes some of the last ones.
+bool StreamAhead::crowded() const {
+  unsigned streams = 0;
+  for (const NodeId node : streams_) {
+    for (const Cursor& cursor : files_.at(node).cursors) streams += cursor.counted && clock_ - cursor.used_at < kRecent;
+  }
+  return streams > limits_.streams;
+}
+
 /// Needs mutex_.  Files take turns.
 std::optional<StreamAhead::Task> StreamAhead::next_task() {
+  if (crowded()) return std::nullopt;
   for (size_t i = 0; i < streams_.size(); ++i) {
     turn_ = (turn_ + 1) % streams_.size();
     const NodeId node = streams_[turn_];

@@ -38,8 +38,13 @@ class StreamAhead {
   static constexpr uint64_t kProof = 8u << 20;        ///< bytes in a row, without large gaps, that make a stream
   static constexpr uint64_t kMaxWindow = 256u << 20;  ///< how far ahead of its readers a file is stored, all together
 
-  /// `workers` threads start with the first stream; 0: it does nothing at all.
-  StreamAhead(Actions actions, unsigned workers);
+  struct Limits {
+    unsigned workers = 0;  ///< threads, which start with the first stream
+    /// While more streams than that are read, none is helped: together they have enough requests under way to keep
+    /// all processors busy, and what is done ahead only takes processors from them.
+    unsigned streams = 0;
+  };
+  StreamAhead(Actions actions, Limits limits);
   ~StreamAhead() { stop(); }
   StreamAhead(const StreamAhead&) = delete;
   StreamAhead& operator=(const StreamAhead&) = delete;
@@ -87,13 +92,14 @@ class StreamAhead {
   static uint64_t window_of(const File& file, const Cursor& cursor);
   Cursor& cursor_at(File& file, uint64_t offset, uint64_t size);
   bool take_over(NodeId node, File& file, std::unique_lock<std::mutex>& lock);
+  bool crowded() const;
   std::optional<Task> next_task();
   void work();
   void carry_out(const Task& task, std::vector<std::byte>& buffer);
   bool store(const Task& task, uint64_t from, Bytes bytes);
 
   const Actions actions_;
-  const unsigned workers_;
+  const Limits limits_;
   mutable std::mutex mutex_;  // guards everything below
   std::condition_variable wanted_;
   std::unordered_map<NodeId, File> files_;

@@ -42,12 +42,44 @@ IndexBounds bounds_of(const std::vector<ObjectShape>& shapes, uint64_t payload) 
   return {kBlock, payload, [&shapes](uint32_t object) { return std::optional(shapes.at(object)); }};
 }
 
+/// The records of one object alone are those among all, and leaving the others out leaves no fault unseen.
+void expect_only(const Result<std::vector<IndexRecord>>& only, const Result<std::vector<IndexRecord>>& all,
+                 uint32_t object) {
+  ASSERT_EQ(bool(only), bool(all)) << object;
+  if (!all) {
+    EXPECT_EQ(only.error().message, all.error().message);
+    return;
+  }
+  auto record = only->begin();
+  for (const IndexRecord& wanted : *all) {
+    if (wanted.object != object) continue;
+    ASSERT_NE(record, only->end());
+    EXPECT_EQ(record->object, object);
+    EXPECT_EQ(record->changed, wanted.changed);
+    EXPECT_EQ(record->params.serialise(), wanted.params.serialise());
+    ASSERT_EQ(record->blocks.size(), wanted.blocks.size());
+    for (size_t i = 0; i < wanted.blocks.size(); ++i) {
+      EXPECT_EQ(record->blocks[i].index, wanted.blocks[i].index);
+      EXPECT_EQ(record->blocks[i].offset, wanted.blocks[i].offset);
+      EXPECT_EQ(record->blocks[i].digest, wanted.blocks[i].digest);
+    }
+    ++record;
+  }
+  EXPECT_EQ(record, only->end());
+}
+
 Result<std::vector<IndexRecord>> parse(const std::vector<MadeGroup>& groups, size_t number = 0) {
   const std::string head = index_head(5, 1, 0, groups);
   uint64_t bytes = head.size();
   for (const MadeGroup& group : groups) bytes += group.bytes.size();
   const IndexHead parsed = TRY(IndexHead::parse(view(head), bytes));
-  return parse_index_group(view(groups[number].bytes), parsed, number, bounds_of(kShapes, kPayload));
+  auto records = parse_index_group(view(groups[number].bytes), parsed, number, bounds_of(kShapes, kPayload));
+  for (uint32_t object = 0; object < kShapes.size(); ++object) {
+    IndexBounds bounds = bounds_of(kShapes, kPayload);
+    bounds.only = object;
+    expect_only(parse_index_group(view(groups[number].bytes), parsed, number, bounds), records, object);
+  }
+  return records;
 }
 
 ErrorCode code_of(const std::vector<MadeGroup>& groups, size_t number = 0) {

@@ -26,7 +26,7 @@ std::byte pattern(NodeId node, uint64_t offset) { return static_cast<std::byte>(
 /// Takes what is stored, and checks it against the pattern that it is read from.
 class StreamAheadTest : public ::testing::Test {
  protected:
-  void start(unsigned workers = 3) {
+  void start(StreamAhead::Limits limits = {3, 16}) {
     StreamAhead::Actions actions;
     actions.read = [this](NodeId node, uint64_t offset, MutableBytes out) -> size_t {
       if (unreadable) return 0;
@@ -38,7 +38,7 @@ class StreamAheadTest : public ::testing::Test {
       ++found;
       return taken_over.load();
     };
-    streams_ = std::make_unique<StreamAhead>(std::move(actions), workers);
+    streams_ = std::make_unique<StreamAhead>(std::move(actions), limits);
   }
   bool store(NodeId node, uint64_t offset, Bytes bytes) {
     if (bytes.front() != pattern(node, offset) || bytes.back() != pattern(node, offset + bytes.size() - 1)) ++wrong;
@@ -170,7 +170,7 @@ TEST_F(StreamAheadTest, ReadersAtSeveralPlacesAreAllHelpedAndStopAtEachOther) {
 }
 
 TEST_F(StreamAheadTest, EndsWhenNobodyHasTheFileOpen) {
-  start(1);
+  start({1, 16});
   streams_->opened(1, 1000 * kMega);
   streams_->opened(1, 1000 * kMega);
   read(1, 0, 200 * kMega);
@@ -206,12 +206,29 @@ TEST_F(StreamAheadTest, WhatCannotBeReadEndsItsStreamOnly) {
   EXPECT_GT(settled(2), 0u);
 }
 
-TEST_F(StreamAheadTest, WithoutWorkersItDoesNothing) {
-  start(0);
+TEST_F(StreamAheadTest, WithoutWorkersItStoresNothing) {
+  start({0, 16});
   streams_->opened(1, 1000 * kMega);
   read(1, 0, 100 * kMega);
   streams_->closed(1);
-  EXPECT_EQ(streams_->counts().streams, 0u);
+  EXPECT_EQ(stored(1), 0u);
+}
+
+TEST_F(StreamAheadTest, MoreStreamsThanItMayHelpAreLeftToThemselves) {
+  start({3, 2});
+  for (const NodeId node : {1, 2, 3}) streams_->opened(node, 1000 * kMega);
+  const auto read_all = [&](std::initializer_list<NodeId> nodes, uint64_t from, uint64_t to) {
+    for (uint64_t at = from; at < to; at += kMega) {
+      for (const NodeId node : nodes) read(node, at, at + kMega);
+    }
+  };
+  read_all({1, 2, 3}, 0, 40 * kMega);
+  const uint64_t then = settled(1) + settled(2) + settled(3);
+  read_all({1, 2, 3}, 40 * kMega, 80 * kMega);
+  EXPECT_EQ(settled(1) + settled(2) + settled(3), then);
+  read_all({1, 2}, 80 * kMega, 150 * kMega);  // the third is quiet, or has gone
+  EXPECT_GT(settled(1), 0u);
+  EXPECT_GT(settled(2), 0u);
 }
 
 TEST_F(StreamAheadTest, NothingRunsAfterItWasStopped) {
