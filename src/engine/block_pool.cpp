@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Block memory comes from mmap, outside the heap, so that it never fragments it and goes back to the
-// system at once when it is not kept.  Few blocks are kept: in a full cache every new block reuses
-// the memory of the one that was evicted for it.
+// system at once when it is not kept.
 #include "engine/block_pool.h"
 
 #include <sys/mman.h>
@@ -9,11 +8,6 @@
 #include <new>
 
 namespace weightfs {
-namespace {
-
-constexpr size_t kKeptBytes = 4u << 20;
-
-}  // namespace
 
 Block::Block(std::shared_ptr<BlockPool> pool, std::byte* memory, size_t size)
     : pool_(std::move(pool)), memory_(memory), size_(size) {}
@@ -41,7 +35,7 @@ std::shared_ptr<Block> BlockPool::take(size_t size) {
 void BlockPool::give_back(std::byte* memory) {
   {
     const std::lock_guard lock(mutex_);
-    if (free_.size() < kKeptBytes / capacity_) {
+    if (free_.size() < kept_bytes_ / capacity_) {
       free_.push_back(memory);
       return;
     }

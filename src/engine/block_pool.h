@@ -41,7 +41,10 @@ class Block {
 /// slower than touching it again, above all on virtual machines.  Thread-safe.
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
-  explicit BlockPool(size_t capacity) : capacity_(capacity) {}
+  static constexpr uint64_t kKeptBytes = 4u << 20;
+  /// Keeps up to `kept_bytes` of what is given back.
+  explicit BlockPool(size_t capacity, uint64_t kept_bytes = kKeptBytes)
+      : capacity_(capacity), kept_bytes_(kept_bytes) {}
   ~BlockPool();
   /// What a block takes of the memory, whatever its size.
   size_t capacity() const { return capacity_; }
@@ -53,6 +56,7 @@ class BlockPool : public std::enable_shared_from_this<BlockPool> {
   void give_back(std::byte* memory);
 
   const size_t capacity_;
+  const uint64_t kept_bytes_;
   std::mutex mutex_;
   std::vector<std::byte*> free_;  // guarded by mutex_
 };

@@ -24,8 +24,13 @@ CacheKey key_of(size_t tensor, size_t step, uint64_t index, CacheKind kind) {
 }  // namespace
 
 Verifier::Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters,
-                   tbb::task_arena& arena, unsigned threads)
-    : snapshot_(snapshot), composer_(composer), cache_(cache), counters_(counters), arena_(arena) {
+                   tbb::task_arena& arena, unsigned threads, uint64_t pool_bytes)
+    : snapshot_(snapshot),
+      composer_(composer),
+      cache_(cache),
+      counters_(counters),
+      arena_(arena),
+      pool_(std::make_shared<BlockPool>(kBlockBytes, std::max(pool_bytes, BlockPool::kKeptBytes))) {
   const uint64_t affordable = cache.budget() / kBlockBytes / 64;
   window_blocks_ = std::clamp<uint64_t>(std::min<uint64_t>(affordable, 4 * threads), 4, 64);
 }

@@ -17,7 +17,7 @@ namespace weightfs {
 class Verifier {
  public:
   Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters, tbb::task_arena& arena,
-           unsigned threads);
+           unsigned threads, uint64_t pool_bytes = 0);
 
   /// XXH3-64 of each block of a tensor that passed its digest.
   using BlockDigests = std::vector<uint64_t>;
@@ -45,7 +45,7 @@ class Verifier {
   Counters& counters_;
   tbb::task_arena& arena_;
   uint64_t window_blocks_;
-  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>(kBlockBytes);
+  std::shared_ptr<BlockPool> pool_;
   Failures failures_;
   SingleFlight<CacheKey, CacheKeyHash> verifying_;
   SingleFlight<CacheKey, CacheKeyHash> decoding_;
