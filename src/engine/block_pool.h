@@ -42,6 +42,7 @@ class Block {
 class BlockPool : public std::enable_shared_from_this<BlockPool> {
  public:
   static constexpr uint64_t kKeptBytes = 4u << 20;
+  static constexpr uint64_t kMaxKeptBytes = 64u << 20;
   /// Keeps up to `kept_bytes` of what is given back.
   explicit BlockPool(size_t capacity, uint64_t kept_bytes = kKeptBytes)
       : capacity_(capacity), kept_bytes_(kept_bytes) {}

@@ -47,11 +47,10 @@ class Engine::Impl {
         verify_(options.verify),
         threads_(thread_count(options.threads)),
         reply_bytes_(std::min(options.reply_bytes, options.memory_bytes / 4)),
-        pool_bytes_(snapshot_->is_native() ? 0 : options.memory_bytes / 8),
         arena_(static_cast<int>(threads_)),
-        cache_(options.memory_bytes - reply_bytes_ - pool_bytes_),
+        cache_(options.memory_bytes - reply_bytes_),
         composer_(*snapshot_, cache_, counters_),
-        verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_, pool_bytes_),
+        verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_, options.memory_bytes / 32),
         native_(*snapshot_, cache_, counters_, arena_, verify_),
         warmer_(*snapshot_, filler(), cache_, threads_) {}
 
@@ -79,7 +78,6 @@ class Engine::Impl {
   const bool verify_;
   const unsigned threads_;
   const uint64_t reply_bytes_;
-  const uint64_t pool_bytes_;  // memory of free blocks: used again it is many times faster than fresh
   tbb::task_arena arena_;
   Counters counters_;
   Cache cache_;
@@ -220,13 +218,13 @@ EngineStatus Engine::Impl::status() const {
   s.block_failures = counters_.block_failures;
   s.read_errors = counters_.read_errors;
   s.memory_used = memory.used;
-  s.memory_budget = memory.budget + reply_bytes_ + pool_bytes_;
+  s.memory_budget = memory.budget + reply_bytes_;
   s.memory_blocks = memory.blocks;
   s.memory_patches = memory.patches;
   s.bytes_from_warm = counters_.bytes_from_warm;
   s.memory_warm = memory.set_aside;
   s.warm_pages = warmer_.pages();
-  s.memory_in_flight = memory.reserved + reply_bytes_ + pool_bytes_;
+  s.memory_in_flight = memory.reserved + reply_bytes_;
   s.evictions = memory.evictions;
   s.threads = threads_;
   return s;

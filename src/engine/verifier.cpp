@@ -30,7 +30,8 @@ Verifier::Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, C
       cache_(cache),
       counters_(counters),
       arena_(arena),
-      pool_(std::make_shared<BlockPool>(kBlockBytes, std::max(pool_bytes, BlockPool::kKeptBytes))) {
+      pool_(std::make_shared<BlockPool>(kBlockBytes,
+                                        std::clamp(pool_bytes, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))) {
   const uint64_t affordable = cache.budget() / kBlockBytes / 64;
   window_blocks_ = std::clamp<uint64_t>(std::min<uint64_t>(affordable, 4 * threads), 4, 64);
 }

@@ -18,7 +18,8 @@ namespace weightfs {
 namespace {
 
 constexpr auto kRetry = std::chrono::milliseconds(50);  // nobody tells when a mapping goes away
-constexpr uint64_t kLeftToSystem = 256u << 20;
+constexpr uint64_t kMega = uint64_t{1} << 20;
+constexpr uint64_t kLeftToSystem = 256 * kMega;
 
 bool is_active(WarmState state) {
   return state == WarmState::kQueued || state == WarmState::kWaiting || state == WarmState::kFilling;
@@ -78,8 +79,8 @@ Status Warmer::start(size_t ordinal) {
   const uint64_t total = total_bytes(ordinal);
   const uint64_t most = cache_.most_set_aside();
   if (total > most) {
-    // An eighth of what is added stays free.
-    const uint64_t more = ceil_div((total - most) / 7 * 8, uint64_t{1} << 20) + 1;
+    // An eighth of what is added stays free; of a small budget more goes to replies and blocks.
+    const uint64_t more = ceil_div(std::min((total - most) * 4, (total - most) / 7 * 8 + 256 * kMega), kMega) + 1;
     return Error{ErrorCode::kNoRoomToWarm,
                  fmt::format("version {} takes {} of memory, but the mount's budget leaves {} for that; mount it "
                              "again with a --memory that is larger by {}M",

@@ -22,7 +22,7 @@ bool StreamAhead::is_beacon(uint64_t offset, uint64_t window) {
 }
 
 void StreamAhead::opened(NodeId node, uint64_t file_size) {
-  if (file_size < 2 * kProof) return;
+  if (limits_.workers == 0 || file_size < 2 * kProof) return;
   const std::lock_guard lock(mutex_);
   File& file = files_[node];
   file.size = file_size;

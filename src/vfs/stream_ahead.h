@@ -39,7 +39,7 @@ class StreamAhead {
   static constexpr uint64_t kMaxWindow = 256u << 20;  ///< how far ahead of its readers a file is stored, all together
 
   struct Limits {
-    unsigned workers = 0;  ///< threads, which start with the first stream
+    unsigned workers = 0;  ///< threads, which start with the first stream; 0: nothing is watched at all
     /// While more streams than that are read, none is helped: together they have enough requests under way to keep
     /// all processors busy, and what is done ahead only takes processors from them.
     unsigned streams = 0;

@@ -143,7 +143,7 @@ TEST_F(StreamAheadTest, AHeaderPeekIsNoStream) {
 TEST_F(StreamAheadTest, JumpingByTensorNameIsNoStream) {
   start();
   streams_->opened(1, 4000 * kMega);
-  for (int i = 0; i < 200; ++i) {
+  for (uint64_t i = 0; i < 200; ++i) {
     const uint64_t at = (i * 37 % 100) * 40 * kMega;
     read(1, at, at + 2 * kMega);
   }
@@ -206,17 +206,18 @@ TEST_F(StreamAheadTest, WhatCannotBeReadEndsItsStreamOnly) {
   EXPECT_GT(settled(2), 0u);
 }
 
-TEST_F(StreamAheadTest, WithoutWorkersItStoresNothing) {
+TEST_F(StreamAheadTest, WithoutWorkersItDoesNothing) {
   start({0, 16});
   streams_->opened(1, 1000 * kMega);
   read(1, 0, 100 * kMega);
   streams_->closed(1);
   EXPECT_EQ(stored(1), 0u);
+  EXPECT_EQ(streams_->counts().streams, 0u);
 }
 
 TEST_F(StreamAheadTest, MoreStreamsThanItMayHelpAreLeftToThemselves) {
   start({3, 2});
-  for (const NodeId node : {1, 2, 3}) streams_->opened(node, 1000 * kMega);
+  for (NodeId node = 1; node <= 3; ++node) streams_->opened(node, 1000 * kMega);
   const auto read_all = [&](std::initializer_list<NodeId> nodes, uint64_t from, uint64_t to) {
     for (uint64_t at = from; at < to; at += kMega) {
       for (const NodeId node : nodes) read(node, at, at + kMega);
