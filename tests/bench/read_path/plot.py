@@ -4,8 +4,7 @@
 
     tests/bench/read_path/plot.py read_path.json [read_path.svg|read_path.png]
 
-One panel for each source's deepest version; in it, for each method and number of readers, the speed of every state as a
-share of the plain file in the page cache.
+One panel for each source's deepest version; in it, for each method and number of readers, the speed of every state.
 """
 
 from __future__ import annotations
@@ -14,34 +13,35 @@ import json
 import sys
 from pathlib import Path
 
-INK, FAINT = "#222222", "#d9d9d9"
-COLOURS = {"disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "second": "#b08900", "page-cache": "#2b6cb0",
+FAINT = "#d9d9d9"
+COLOURS = {"plain": "#222222", "disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "second": "#b08900", "page-cache": "#2b6cb0",
            "memory": "#0b6e4f"}
-NAMES = {"disk": "plain, from disk", "untouched": "untouched", "cold": "cold", "second": "second read",
+NAMES = {"plain": "plain, cached", "disk": "plain, from disk", "untouched": "untouched", "cold": "cold", "second": "second read",
          "page-cache": "in page cache", "memory": "in memory"}
 
 
-def ratios(rows: list[dict], source: str, depth: int) -> tuple[list[tuple[str, int]], dict[str, dict]]:
-    """(method, readers) in order, and state -> (method, readers) -> ratio of speeds to the plain cached file."""
+def speeds(rows: list[dict], source: str, depth: int) -> tuple[list[tuple[str, int]], dict[str, dict]]:
+    """(method, readers) in order, and state -> (method, readers) -> GB/s."""
     states: dict[str, dict] = {}
     for row in rows:
-        of_version = (row.get("source"), row["depth"]) == (source, depth) or row["series"] in {"disk", "untouched"}
-        if row["series"] in COLOURS and of_version and "ratio" in row:
-            states.setdefault(row["series"], {})[row["method"], row["readers"]] = row["ratio"]
+        of_version = (row.get("source"), row["depth"]) == (source, depth) or row["series"] in {"plain", "disk", "untouched"}
+        if row["series"] in COLOURS and of_version and "gb_per_s" in row:
+            states.setdefault(row["series"], {})[row["method"], row["readers"]] = row["gb_per_s"]
     places = sorted({place for values in states.values() for place in values})
     return places, {state: states[state] for state in COLOURS if state in states}
 
 
 def panel(axis, rows: list[dict], source: str, depth: int) -> None:
-    places, states = ratios(rows, source, depth)
+    places, states = speeds(rows, source, depth)
     width = 0.8 / max(1, len(states))
     for number, (state, values) in enumerate(states.items()):
         left = [at - 0.4 + width * (number + 0.5) for at, place in enumerate(places) if place in values]
         axis.bar(left, [values[place] for place in places if place in values], width, color=COLOURS[state],
                  label=NAMES[state], zorder=2)
-    axis.axhline(1, color=INK, linewidth=0.8, zorder=3)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.set_xticks(range(len(places)), [f"{method}\n{readers}" for method, readers in places], fontsize=7)
-    axis.set_ylabel("speed / plain cached file")
+    axis.set_ylabel("GB/s (logarithmic)")
     axis.grid(axis="y", color=FAINT, linewidth=0.6, zorder=0)
     axis.set_title(f"{source}, {depth} deltas; below: method and readers", loc="left", fontsize=10)
 
@@ -64,7 +64,8 @@ def draw(source_file: Path, target: Path) -> None:
     for axis, source in zip(axes[:, 0], sources, strict=True):
         depth = max(row["depth"] for row in rows if row.get("source") == source and row["series"] in COLOURS)
         panel(axis, rows, source, depth)
-    axes[0, 0].legend(ncols=3, frameon=False, fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
     if target.suffix == ".svg":
         figure.savefig(target, metadata={"Date": None, "Creator": None})
         # Trailing spaces of the writer would stand out in every diff.

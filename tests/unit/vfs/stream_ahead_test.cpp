@@ -21,7 +21,9 @@ namespace {
 constexpr uint64_t kMega = 1u << 20;
 constexpr uint64_t kPage = 4096;
 
-std::byte pattern(NodeId node, uint64_t offset) { return static_cast<std::byte>(node * 31 + offset / 512); }
+constexpr uint64_t kRun = 512;
+
+std::byte pattern(NodeId node, uint64_t offset) { return static_cast<std::byte>(node * 31 + offset / kRun); }
 
 /// Takes what is stored, and checks it against the pattern that it is read from.
 class StreamAheadTest : public ::testing::Test {
@@ -30,7 +32,9 @@ class StreamAheadTest : public ::testing::Test {
     StreamAhead::Actions actions;
     actions.read = [this](NodeId node, uint64_t offset, MutableBytes out) -> size_t {
       if (unreadable) return 0;
-      for (size_t i = 0; i < out.size(); ++i) out[i] = pattern(node, offset + i);
+      for (size_t i = 0; i < out.size(); i += kRun) {
+        std::ranges::fill(out.subspan(i, std::min<size_t>(kRun, out.size() - i)), pattern(node, offset + i));
+      }
       return out.size();
     };
     actions.store = [this](NodeId node, uint64_t offset, Bytes bytes) { return store(node, offset, bytes); };
@@ -69,8 +73,8 @@ class StreamAheadTest : public ::testing::Test {
   /// Waits until nothing more is stored of a node.
   uint64_t settled(NodeId node) {
     uint64_t last = stored(node);
-    for (int quiet = 0; quiet < 5; ++quiet) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int quiet = 0; quiet < 10; ++quiet) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
       if (const uint64_t now = stored(node); now != last) {
         last = now;
         quiet = -1;
