@@ -33,7 +33,7 @@ Log log_of_mount(Json status) {
   Log log{std::move(status["versions"]), text_of(status, "latest")};
   for (auto& version : log.versions) {
     if (!version.is_object()) continue;
-    for (const char* key : {"served_by", "served_files"}) version.erase(key);
+    for (const char* key : {"served_by", "served_files", "warm", "warm_bytes"}) version.erase(key);
   }
   return log;
 }

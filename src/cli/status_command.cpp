@@ -33,6 +33,7 @@ class StatusPrinter {
     counters();
     checks();
     memory();
+    warm();
     kernel();
     return std::move(out_);
   }
@@ -129,6 +130,22 @@ class StatusPrinter {
                      human_bytes(value("in_flight")), grouped(value("evictions")), human_bytes(value("rss"))));
   }
 
+  /// Versions that lie in memory, or are on their way there.
+  void warm() {
+    const uint64_t all = number_of(object_of(status_, "memory"), "warm").value_or(0);
+    std::string versions;
+    for (const auto& version : array_of(status_, "versions")) {
+      const std::string state = text_of(version, "warm");
+      if (state.empty() || state == "cold") continue;
+      versions += versions.empty() ? "" : ", ";
+      versions += bare(text_of(version, "name")) + (state == "warm" ? "" : " (" + bare(state) + ")");
+    }
+    if (all == 0 && versions.empty()) return;
+    const std::string pages = text_of(object_of(status_, "memory"), "warm_pages");
+    line("warm",
+         fmt::format("{} in {} pages: {}", human_bytes(all), bare(pages), versions.empty() ? "no version" : versions));
+  }
+
   void kernel() {
     const auto& kernel = object_of(status_, "kernel");
     std::string names;
@@ -142,9 +159,19 @@ class StatusPrinter {
     line("", names.empty() ? "no optional capabilities" : names, Colour::kFaint);
     const std::string problem = text_of(kernel, "read_ahead_problem");
     if (!problem.empty()) line("read-ahead", "not raised: " + bare(problem), Colour::kFaint);
+    const std::string streams = streams_text(kernel);
+    if (!streams.empty()) line("streams", streams);
     const std::string passthrough = passthrough_text(kernel);
     if (!passthrough.empty()) line("passthrough", passthrough);
     line("decoder", fmt::format("{}, {} threads", text_of(status_, "isa"), number_of(status_, "threads").value_or(0)));
+  }
+
+  static std::string streams_text(const Json& kernel) {
+    const std::string policy = text_of(kernel, "warm_on_open");
+    if (policy.empty() || policy == "off") return policy;
+    return fmt::format("{}; {} files read from front to back, {} stored ahead", bare(policy),
+                       grouped(number_of(kernel, "streams").value_or(0)),
+                       human_bytes(number_of(kernel, "bytes_stored").value_or(0)));
   }
 
   static std::string passthrough_text(const Json& kernel) {

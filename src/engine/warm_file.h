@@ -43,6 +43,9 @@ class WarmFile {
     std::optional<VersionFile> checked;  ///< the version whose digest these bytes have
   };
 
+  /// Before the cache goes away: from then on the memory is that of whoever still holds this.
+  void leave_cache() { room_.release(); }
+
   // For fill_files().
   const std::vector<Group>& groups() const { return groups_; }
   void begin();
@@ -60,7 +63,7 @@ class WarmFile {
   MutableBytes bytes_of(const FilePiece& piece) { return memory_->bytes().subspan(piece.offset, piece.size); }
 
   const std::unique_ptr<MemoryFile> memory_;
-  const Cache::Reservation room_;
+  Cache::Reservation room_;
   VersionFile file_;
   std::shared_ptr<const WarmFile> ancestor_;
   std::vector<FilePiece> pieces_;

@@ -46,6 +46,9 @@ Warmer::~Warmer() {
   }
   changed_.notify_all();
   if (thread_.joinable()) thread_.join();
+  for (const Slots* slots : {&slots_, &leaving_}) {
+    for (const Slot& slot : *slots) slot.file->leave_cache();
+  }
 }
 
 bool Warmer::decodes(const VersionFile& file) const {

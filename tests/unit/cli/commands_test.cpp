@@ -236,7 +236,9 @@ class FakeMount : public Commands {
            {"state", "admitted"},
            {"error", nullptr},
            {"served_by", "decode"},
-           {"served_files", {{"decode", 2}}}},
+           {"served_files", {{"decode", 2}}},
+           {"warm", "filling"},
+           {"warm_bytes", 1000}},
           {{"name", "weight_v000002"},
            {"kind", "delta"},
            {"format", "weight_v-xor"},
@@ -244,7 +246,7 @@ class FakeMount : public Commands {
            {"error", error},
            {"served_by", nullptr}}}},
         {"counters", {{"reads", 1234567}, {"bytes_served", 2147483648}, {"read_errors", 3}}},
-        {"memory", {{"budget", 1073741824}, {"used", 536870912}}},
+        {"memory", {{"budget", 1073741824}, {"used", 536870912}, {"warm", 1048576}, {"warm_pages", "huge"}}},
         {"kernel",
          {{"protocol", "7.40"},
           {"capabilities", {"splice-read"}},
@@ -252,7 +254,10 @@ class FakeMount : public Commands {
           {"read_ahead_problem", "cannot write /sys"},
           {"passthrough", "on"},
           {"passthrough_open", 5},
-          {"passthrough_refused", 1}}},
+          {"passthrough_refused", 1},
+          {"warm_on_open", "stream"},
+          {"streams", 12},
+          {"bytes_stored", 2097152}}},
         {"a key of the future", 1},
     };
     weightfs::test::write_file(mount_ + "/.weightfs/status.json", status.dump());
@@ -272,6 +277,8 @@ TEST_F(FakeMount, StatusIsReadable) {
   EXPECT_THAT(result.out, HasSubstr("1,234,567 reads, 2 GiB"));
   EXPECT_THAT(result.out, HasSubstr("[##########----------] 512 MiB of 1 GiB"));
   EXPECT_THAT(result.out, HasSubstr("3 reads failed"));
+  EXPECT_THAT(result.out, HasSubstr("1 MiB in huge pages: weight_v000001 (filling)"));
+  EXPECT_THAT(result.out, HasSubstr("stream; 12 files read from front to back, 2 MiB stored ahead"));
   EXPECT_THAT(result.out, HasSubstr("FUSE 7.40"));
   EXPECT_THAT(result.out, HasSubstr("read-ahead 128 KiB"));
   EXPECT_THAT(result.out, HasSubstr("not raised: cannot write /sys"));
@@ -289,7 +296,7 @@ TEST_F(FakeMount, LogOfAMountIsWhatTheMountKnows) {
   write_status("refused");
   const Json log = run_cli({"log", mount_, "--json"}).json();
   ASSERT_EQ(log.size(), 2u);
-  for (const char* key : {"served_by", "served_files"}) EXPECT_FALSE(log[0].contains(key)) << key;
+  for (const char* key : {"served_by", "served_files", "warm", "warm_bytes"}) EXPECT_FALSE(log[0].contains(key)) << key;
   EXPECT_EQ(log[1]["error"]["code"], "zstd.corrupt");
   EXPECT_THAT(run_cli({"log", mount_}).out, HasSubstr("bad frame [zstd.corrupt]"));
 }
@@ -319,6 +326,16 @@ TEST_F(FakeMount, WhatIsNoMountIsSaidSo) {
   EXPECT_EQ(run_cli({"status", folder_.path()}).status, 3);
   EXPECT_THAT(run_cli({"status", folder_.path()}).err, HasSubstr("[mount.not_weightfs]"));
   EXPECT_THAT(run_cli({"status", folder_.path("nowhere")}).err, HasSubstr("does not exist"));
+}
+
+TEST_F(FakeMount, WarmSaysWhatItCannotDo) {
+  write_status("refused");
+  EXPECT_THAT(run_cli({"warm", mount_, "nope"}).err, HasSubstr("[version.not_found]"));
+  EXPECT_THAT(run_cli({"warm", mount_, "weight_v000002"}).err, HasSubstr("bad frame"));
+  EXPECT_THAT(run_cli({"warm", folder_.path(), "latest"}).err, HasSubstr("[mount.not_weightfs]"));
+  const auto old = run_cli({"warm", mount_, "latest"});  // nobody answers there
+  EXPECT_EQ(old.status, 3);
+  EXPECT_THAT(old.err, HasSubstr("[warm.failed]"));
 }
 
 TEST_F(FakeMount, AStatusThatMakesNoSenseIsNoCrash) {

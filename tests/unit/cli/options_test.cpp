@@ -67,14 +67,32 @@ TEST(Options, MountHasSensibleDefaults) {
   EXPECT_EQ(mount.threads, 0u);
   EXPECT_EQ(mount.read_ahead, 4u << 20);
   EXPECT_TRUE(mount.passthrough);
+  EXPECT_EQ(mount.warm_on_open, "stream");
   EXPECT_EQ(mount.log_level, "info");
   EXPECT_EQ(mount.log_file, "");
 }
 
 TEST(Options, MountTakesEveryOption) {
-  const auto result = parse({"mount", "src", "mnt", "--base", "model", "--foreground", "--verify=off", "--memory",
-                             "256M", "--threads", "3", "--allow-other", "--log-level", "debug", "--log-file", "x.log",
-                             "--read-ahead", "1M", "--passthrough=off"});
+  const auto result = parse({"mount",
+                             "src",
+                             "mnt",
+                             "--base",
+                             "model",
+                             "--foreground",
+                             "--verify=off",
+                             "--memory",
+                             "256M",
+                             "--threads",
+                             "3",
+                             "--allow-other",
+                             "--log-level",
+                             "debug",
+                             "--log-file",
+                             "x.log",
+                             "--read-ahead",
+                             "1M",
+                             "--passthrough=off",
+                             "--warm-on-open=memory"});
   ASSERT_TRUE(result.options) << result.errors;
   const MountOptions& mount = result.options->mount;
   EXPECT_EQ(mount.base, "model");
@@ -87,6 +105,27 @@ TEST(Options, MountTakesEveryOption) {
   EXPECT_EQ(mount.log_file, "x.log");
   EXPECT_EQ(mount.read_ahead, 1u << 20);
   EXPECT_FALSE(mount.passthrough);
+  EXPECT_EQ(mount.warm_on_open, "memory");
+}
+
+TEST(Options, WarmTakesAPlaceAndADrop) {
+  const auto plain = parse({"warm", "m", "v1"});
+  ASSERT_TRUE(plain.options) << plain.errors;
+  EXPECT_EQ(plain.options->command, Command::kWarm);
+  EXPECT_EQ(plain.options->mount_point, "m");
+  EXPECT_THAT(plain.options->versions, testing::ElementsAre("v1"));
+  EXPECT_EQ(plain.options->to, "memory");
+  EXPECT_FALSE(plain.options->drop);
+  const auto all = parse({"warm", "--to=page-cache", "--json", "--drop", "m", "latest"});
+  ASSERT_TRUE(all.options) << all.errors;
+  EXPECT_EQ(all.options->to, "page-cache");
+  EXPECT_TRUE(all.options->json);
+  EXPECT_TRUE(all.options->drop);
+  for (const auto& bad : {"--to=disk", "--warm-on-open=yes"}) {
+    EXPECT_EQ(parse({"warm", "m", "v1", bad}).exit_status, 2) << bad;
+    EXPECT_EQ(parse({"mount", "m", "v1", bad}).exit_status, 2) << bad;
+  }
+  EXPECT_EQ(parse({"warm", "m"}).exit_status, 2);
 }
 
 TEST(Options, TheKernelsReadAheadCanBeLeftAlone) {
