@@ -278,7 +278,7 @@ TEST_F(FakeMount, StatusIsReadable) {
   EXPECT_THAT(result.out, HasSubstr("[##########----------] 512 MiB of 1 GiB"));
   EXPECT_THAT(result.out, HasSubstr("3 reads failed"));
   EXPECT_THAT(result.out, HasSubstr("1 MiB in huge pages: weight_v000001 (filling)"));
-  EXPECT_THAT(result.out, HasSubstr("stream; 12 files read from front to back, 2 MiB stored ahead"));
+  EXPECT_THAT(result.out, HasSubstr("stream; 12 found, 2 MiB stored ahead"));
   EXPECT_THAT(result.out, HasSubstr("FUSE 7.40"));
   EXPECT_THAT(result.out, HasSubstr("read-ahead 128 KiB"));
   EXPECT_THAT(result.out, HasSubstr("not raised: cannot write /sys"));
