@@ -13,6 +13,8 @@ namespace {
 
 /// What decoding a patch takes beside its result: a zstd context with its window, a piece of payload.
 constexpr uint64_t kLoadScratch = 1u << 20;
+/// Decoded patches against their zstd frames, at most in what was measured.
+constexpr uint64_t kDecodedPerStored = 4;
 
 }  // namespace
 
@@ -60,17 +62,51 @@ Result<std::optional<size_t>> Composer::step_at(size_t tensor, size_t ordinal) {
 }
 
 Status Composer::compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+  const size_t first = first_patch(*TRY(steps(tensor)), step);
+  TRY(read_below(tensor, first, offset, out));
+  return apply(tensor, first, step, offset, out);
+}
+
+/// The oldest step that is applied to what is below it.
+size_t Composer::first_patch(const Steps& list, size_t step) {
+  size_t first = step + 1;
+  while (first > 0 && !list[first - 1].change->patch->dense()) --first;
+  return first;
+}
+
+Status Composer::read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out) {
+  if (first > 0) return (*TRY(steps(tensor)))[first - 1].change->patch->read_dense(offset, out);
+  const ModelFolder& base = snapshot_.base();
+  const ModelFolder::Shard& shard = base.shards()[base.tensors()[tensor].shard];
+  return shard.source->read_at(base.file_offset(tensor) + offset, out);
+}
+
+Result<uint64_t> Composer::patch_bytes(size_t tensor, size_t step) {
   const Steps& list = *TRY(steps(tensor));
-  size_t next = step + 1;
-  while (next > 0 && !list[next - 1].change->patch->dense()) --next;
-  if (next > 0) {
-    TRY(list[next - 1].change->patch->read_dense(offset, out));
-  } else {
-    const ModelFolder& base = snapshot_.base();
-    const ModelFolder::Shard& shard = base.shards()[base.tensors()[tensor].shard];
-    TRY(shard.source->read_at(base.file_offset(tensor) + offset, out));
+  uint64_t bytes = 0;
+  for (size_t next = first_patch(list, step); next <= step; ++next) {
+    const DeltaTensor& change = *list[next].change;
+    if (!change.patch->random_access()) bytes += change.stored_bytes * kDecodedPerStored;
   }
-  return apply(tensor, next, step, offset, out);
+  return bytes;
+}
+
+Status Composer::compose_all(size_t tensor, size_t step, const Blocks& blocks) {
+  const Steps& list = *TRY(steps(tensor));
+  const size_t first = first_patch(list, step);
+  for (size_t i = 0; i < blocks.size(); ++i) TRY(read_below(tensor, first, i * kBlockBytes, blocks[i]->bytes()));
+  constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
+  for (size_t next = first; next <= step; ++next) {
+    const auto scratch = cache_.reserve(kLoadScratch);
+    TRY(list[next].change->patch->load_segments(0, [&](uint64_t index, const Patch::Segment& segment) {
+      counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
+      for (uint64_t i = 0; i < kBlocks && index * kBlocks + i < blocks.size(); ++i) {
+        segment->apply(i * kBlockBytes, blocks[index * kBlocks + i]->bytes());
+      }
+      return true;
+    }));
+  }
+  return {};
 }
 
 Status Composer::advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out) {

@@ -11,6 +11,7 @@
 #include "chain/snapshot.h"
 #include "codec/patch_segment.h"
 #include "common/result.h"
+#include "engine/block_pool.h"
 #include "engine/cache.h"
 #include "engine/counters.h"
 #include "engine/failures.h"
@@ -40,10 +41,20 @@ class Composer {
   /// The same where `out` holds the bytes after step `from` (nothing: the base's) already.
   Status advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out);
 
+  /// Blocks of kBlockBytes that make up a whole tensor.
+  using Blocks = std::vector<std::shared_ptr<Block>>;
+  /// Composes a whole tensor patch by patch, each decoded once from front to back and not kept: for patches that do
+  /// not fit into memory all together.  Takes one thread; `blocks` are there and not filled.
+  Status compose_all(size_t tensor, size_t step, const Blocks& blocks);
+  /// Bytes that the patches which compose() applies take decoded, about; 0 when each has random access.
+  Result<uint64_t> patch_bytes(size_t tensor, size_t step);
+
   /// One decoded segment of one (sparse) step, from the cache or decoded now.
   Result<std::shared_ptr<const codec::PatchSegment>> segment(size_t tensor, size_t step, uint64_t index);
 
  private:
+  static size_t first_patch(const Steps& list, size_t step);
+  Status read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out);
   Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out);
   Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
   Result<bool> base_bytes_equal(size_t a, size_t b) const;

@@ -108,6 +108,12 @@ Status Verifier::compose_window(size_t tensor, size_t step, uint64_t first,
   });
 }
 
+Status Verifier::compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks) {
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = pool_->take(block_size(tensor, i));
+  counters_.blocks_decoded.fetch_add(blocks.size(), std::memory_order_relaxed);
+  return composer_.compose_all(tensor, step, blocks);
+}
+
 Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t tensor, size_t step) {
   const DeltaTensor& change = *(*TRY(composer_.steps(tensor)))[step].change;
   const uint64_t bytes = snapshot_.base().tensors()[tensor].bytes();
@@ -115,11 +121,16 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
   const bool keep = bytes <= cache_.budget() / 2;
   auto digests = std::make_shared<BlockDigests>(blocks);
   const auto hasher = TRY(hasher_of(change));
-  if (bytes != 0) TRY(load_patches(tensor, step));
-  for (uint64_t first = 0; first < blocks; first += window_blocks_) {
-    std::vector<std::shared_ptr<Block>> window(std::min(window_blocks_, blocks - first));
-    const auto reservation = cache_.reserve(window.size() * kBlockBytes);
-    TRY(compose_window(tensor, step, first, window));
+  // Patches that do not fit are applied one after the other to the whole tensor; block by block each would be decoded
+  // again for every few of them.
+  const bool patch_by_patch = keep && TRY(composer_.patch_bytes(tensor, step)) > cache_.budget() / 8;
+  const uint64_t window_blocks = patch_by_patch ? std::max<uint64_t>(blocks, 1) : window_blocks_;
+  if (bytes != 0 && !patch_by_patch) TRY(load_patches(tensor, step));
+  for (uint64_t first = 0; first < blocks; first += window_blocks) {
+    std::vector<std::shared_ptr<Block>> window(std::min(window_blocks, blocks - first));
+    auto reservation = cache_.reserve(window.size() * kBlockBytes);
+    TRY(patch_by_patch ? compose_all(tensor, step, window) : compose_window(tensor, step, first, window));
+    if (keep) reservation.release();  // what goes into the cache counts there
     for (uint64_t i = 0; i < window.size(); ++i) {
       hasher->update(window[i]->bytes());
       (*digests)[first + i] = xxh3_64(window[i]->bytes());

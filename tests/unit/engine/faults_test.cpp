@@ -160,6 +160,30 @@ TEST(Laziness, ATrlPageReadsItsPartOfTheValues) {
   EXPECT_EQ(engine.status().blocks_decoded, 1u);
 }
 
+TEST(Laziness, PatchesThatDoNotFitAllTogetherAreReadOnceAllTheSame) {
+  TempFolder folder;
+  std::mt19937_64 random(7);
+  MadeRun run(folder.path(), {{test::random_tensor(random, "w", "BF16", {3u << 20})}});
+  for (int i = 0; i < 24; ++i) run.publish_weight_v(run.random_changes(random, 0.1), "xor");
+  const Files files;
+  const auto snapshot = test::open_snapshot(files, folder.path());
+  uint64_t stored = snapshot->base().tensors()[0].bytes();
+  for (size_t v = 1; v <= 24; ++v) {
+    for (const DeltaTensor& change : snapshot->admitted(v).delta->tensors) stored += change.stored_bytes;
+  }
+  Engine engine(snapshot, {16u << 20, 2, true});
+  const auto entry = test::entry_of(*snapshot, run.shard_name(0));
+  const std::string want = run.expected_file(snapshot->admitted(24).name, 0);
+  std::string out(1u << 20, '?');  // as the kernel reads
+  for (size_t at = 0; at < want.size(); at += out.size()) {
+    out.resize(std::min(out.size(), want.size() - at));
+    ASSERT_TRUE(engine.read(24, entry, at, std::as_writable_bytes(std::span(out))));
+    EXPECT_EQ(want.compare(at, out.size(), out), 0) << at;
+  }
+  EXPECT_LE(files.counters().tensor_bytes, stored + stored / 50) << "headers of frames may be read again";
+  EXPECT_LE(engine.status().memory_used, 16u << 20);
+}
+
 TEST_F(Faults, TwoReadersOfOneBlockDecodeItOnce) {
   open({1u << 30, 2, false});
   std::vector<std::thread> threads;
