@@ -167,10 +167,9 @@ class StatusPrinter {
   }
 
   static std::string streams_text(const Json& kernel) {
-    const std::string policy = text_of(kernel, "warm_on_open");
+    std::string policy = text_of(kernel, "warm_on_open");
     if (policy.empty() || policy == "off") return policy;
-    return fmt::format("{}; {} found, {} stored ahead", bare(policy),
-                       grouped(number_of(kernel, "streams").value_or(0)),
+    return fmt::format("{}; {} found, {} stored ahead", bare(policy), grouped(number_of(kernel, "streams").value_or(0)),
                        human_bytes(number_of(kernel, "bytes_stored").value_or(0)));
   }
 
