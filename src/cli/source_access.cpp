@@ -12,6 +12,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/terminal.h"
@@ -86,6 +87,13 @@ Result<std::optional<Json>> read_mount_status(const std::string& path) {
     return Error{ErrorCode::kNotAMount, fmt::format("{} is not the status of a weightfs", quote(file))};
   }
   return std::optional<Json>(std::move(document));
+}
+
+Error not_a_mount(const std::string& path) {
+  std::error_code ignored;
+  const bool there = std::filesystem::exists(path, ignored);
+  return {ErrorCode::kNotAMount, fmt::format("{} {}; 'findmnt -t fuse.weightfs' lists what is mounted", quote(path),
+                                             there ? "is not a mount point of weightfs" : "does not exist")};
 }
 
 Error version_not_found(std::string_view name) {

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <ctime>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -185,13 +184,6 @@ class StatusPrinter {
   const Terminal terminal_;
   std::string out_;
 };
-
-Error not_a_mount(const std::string& path) {
-  std::error_code ignored;
-  const bool there = std::filesystem::exists(path, ignored);
-  return {ErrorCode::kNotAMount, fmt::format("{} {}; 'findmnt -t fuse.weightfs' lists what is mounted", quote(path),
-                                             there ? "is not a mount point of weightfs" : "does not exist")};
-}
 
 }  // namespace
 

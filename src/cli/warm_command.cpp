@@ -86,9 +86,6 @@ class WarmTarget {
   WarmTarget(std::string mount_point, std::string name)
       : mount_point_(std::move(mount_point)), name_(std::move(name)) {}
   std::string control_file() const { return mount_point_ + "/.weightfs/versions/" + name_ + "/warm.json"; }
-  static Error not_a_mount(const std::string& path) {
-    return {ErrorCode::kNotAMount, fmt::format("{} is not a mount point of weightfs", quote(path))};
-  }
 
   std::string mount_point_;
   std::string name_;

@@ -81,14 +81,16 @@ Status Composer::read_below(size_t tensor, size_t first, uint64_t offset, Mutabl
   return shard.source->read_at(base.file_offset(tensor) + offset, out);
 }
 
-Result<uint64_t> Composer::patch_bytes(size_t tensor, size_t step) {
+Result<std::vector<Composer::Frame>> Composer::frames(size_t tensor, std::optional<size_t> from, size_t step) {
   const Steps& list = *TRY(steps(tensor));
-  uint64_t bytes = 0;
-  for (size_t next = first_patch(list, step); next <= step; ++next) {
+  std::vector<Frame> frames;
+  size_t next = first_patch(list, step);
+  if (from.has_value()) next = std::max(next, from.value() + 1);
+  for (; next <= step; ++next) {
     const DeltaTensor& change = *list[next].change;
-    if (!change.patch->random_access()) bytes += change.stored_bytes * kDecodedPerStored;
+    if (!change.patch->random_access()) frames.push_back({tensor, next, change.stored_bytes * kDecodedPerStored});
   }
-  return bytes;
+  return frames;
 }
 
 Status Composer::compose_all(size_t tensor, size_t step, const Blocks& blocks) {

@@ -46,8 +46,14 @@ class Composer {
   /// Composes a whole tensor patch by patch, each decoded once from front to back and not kept: for patches that do
   /// not fit into memory all together.  Takes one thread; `blocks` are there and not filled.
   Status compose_all(size_t tensor, size_t step, const Blocks& blocks);
-  /// Bytes that the patches which compose() applies take decoded, about; 0 when each has random access.
-  Result<uint64_t> patch_bytes(size_t tensor, size_t step);
+  /// A patch that is decoded as a whole before any part of it can be used.
+  struct Frame {
+    size_t tensor;
+    size_t step;
+    uint64_t bytes;  ///< of memory that it takes decoded, about
+  };
+  /// The frames among the patches that lead to `step`, from `from` (nothing: from the base) or the newest dense bytes.
+  Result<std::vector<Frame>> frames(size_t tensor, std::optional<size_t> from, size_t step);
 
   /// One decoded segment of one (sparse) step, from the cache or decoded now.
   Result<std::shared_ptr<const codec::PatchSegment>> segment(size_t tensor, size_t step, uint64_t index);

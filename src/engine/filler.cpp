@@ -17,9 +17,6 @@ static_assert(codec::kSegmentBytes % FilePiece::kMaxBytes == 0 && FilePiece::kMa
                   FilePiece::kMaxBytes % codec::kMaxBlockBytes == 0,
               "a piece holds whole units of decoding");
 
-/// Decoded patches against their zstd frames, at most in what was measured.
-constexpr uint64_t kDecodedPerStored = 4;
-
 void cut(std::vector<FilePiece>& pieces, size_t object, uint64_t offset, uint64_t bytes) {
   for (uint64_t at = 0; at < bytes; at += FilePiece::kMaxBytes) {
     pieces.push_back({object, at, offset + at, std::min(FilePiece::kMaxBytes, bytes - at)});
@@ -63,24 +60,16 @@ bool Filler::alike(const VersionFile& a, const VersionFile& b) const {
          first->header == second->header;
 }
 
-Status Filler::add_frames(const VersionFile& file, size_t object, const std::optional<VersionFile>& below,
-                          std::vector<Frame>& frames) const {
-  if (snapshot_.is_native() || object == FilePiece::kPlain) return {};
-  const auto last = TRY(composer_.step_at(object, file.ordinal));
-  if (!last) return {};
-  const auto from = below ? TRY(composer_.step_at(object, below->ordinal)) : std::nullopt;
-  const Composer::Steps& steps = *TRY(composer_.steps(object));
-  const size_t first = from.has_value() ? from.value() + 1 : 0;
-  for (size_t next = *last + 1; next > first; --next) {
-    const size_t step = next - 1;
-    const DeltaTensor& change = *steps[step].change;
-    if (change.patch->dense()) break;
-    if (!change.patch->random_access()) frames.push_back({object, step, change.stored_bytes * kDecodedPerStored});
-  }
-  return {};
+Result<std::vector<Composer::Frame>> Filler::frames(const VersionFile& file, size_t object,
+                                                    const std::optional<VersionFile>& below) const {
+  std::vector<Composer::Frame> none;
+  if (snapshot_.is_native() || object == FilePiece::kPlain) return none;
+  const auto step = TRY(composer_.step_at(object, file.ordinal));
+  if (!step) return none;
+  return composer_.frames(object, below ? TRY(composer_.step_at(object, below->ordinal)) : std::nullopt, *step);
 }
 
-Status Filler::load(const Frame& frame) const {
+Status Filler::load(const Composer::Frame& frame) const {
   TRY(composer_.segment(frame.tensor, frame.step, 0));
   return {};
 }

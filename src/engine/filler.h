@@ -58,17 +58,11 @@ class Filler {
   /// True when both files are cut into the same pieces, so that memory which holds one can be made to hold the other.
   bool alike(const VersionFile& a, const VersionFile& b) const;
 
-  /// A patch that is decoded as a whole before any part of it can be used.
-  struct Frame {
-    size_t tensor;
-    size_t step;
-    uint64_t bytes;  ///< of memory that it takes decoded, about
-  };
-  /// Adds the frames that filling `object` takes when it holds `below` (nothing: the base).
-  Status add_frames(const VersionFile& file, size_t object, const std::optional<VersionFile>& below,
-                    std::vector<Frame>& frames) const;
+  /// The frames that filling `object` takes when it holds `below` (nothing: the base).
+  Result<std::vector<Composer::Frame>> frames(const VersionFile& file, size_t object,
+                                              const std::optional<VersionFile>& below) const;
   /// Decodes one into the cache.
-  Status load(const Frame& frame) const;
+  Status load(const Composer::Frame& frame) const;
 
   /// Makes `out` hold a piece of `file`.  `held`: the earlier version of an alike() file whose bytes are there now.
   /// After a failure it holds nothing of use.

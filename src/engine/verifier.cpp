@@ -123,7 +123,9 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
   const auto hasher = TRY(hasher_of(change));
   // Patches that do not fit are applied one after the other to the whole tensor; block by block each would be decoded
   // again for every few of them.
-  const bool patch_by_patch = keep && TRY(composer_.patch_bytes(tensor, step)) > cache_.budget() / 8;
+  uint64_t patch_bytes = 0;
+  for (const Composer::Frame& frame : TRY(composer_.frames(tensor, std::nullopt, step))) patch_bytes += frame.bytes;
+  const bool patch_by_patch = keep && patch_bytes > cache_.budget() / 8;
   const uint64_t window_blocks = patch_by_patch ? std::max<uint64_t>(blocks, 1) : window_blocks_;
   if (bytes != 0 && !patch_by_patch) TRY(load_patches(tensor, step));
   for (uint64_t first = 0; first < blocks; first += window_blocks) {

@@ -15,11 +15,14 @@ void WarmFile::assign(const Filler& filler, const VersionFile& file, std::shared
   ancestor_ = std::move(ancestor);
   pieces_ = filler.pieces(file);
   done_.store(0);
-  if (!keep) held_.assign(pieces_.size(), std::nullopt);
+  if (!keep) {
+    held_.assign(pieces_.size(), std::nullopt);
+    groups_.clear();
+  }
   cut_groups();
 }
 
-/// Keeps what is known of the groups when there are as many as before: those of an alike file.
+/// Of an alike file, what is known of the groups stays.
 void WarmFile::cut_groups() {
   std::vector<Group> groups;
   group_of_.clear();
@@ -28,14 +31,13 @@ void WarmFile::cut_groups() {
     groups.back().last = i + 1;
     group_of_.push_back(groups.size() - 1);
   }
-  for (size_t i = 0; i < groups.size() && groups.size() == groups_.size(); ++i) {
-    if (held_[groups[i].first]) groups[i].checked = groups_[i].checked;
-  }
+  for (size_t i = 0; i < groups.size() && groups.size() == groups_.size(); ++i) groups[i].checked = groups_[i].checked;
   groups_ = std::move(groups);
 }
 
 void WarmFile::begin() {
   left_ = std::vector<std::atomic<size_t>>(groups_.size());
+  changed_ = std::vector<std::atomic<bool>>(groups_.size());
   for (size_t i = 0; i < groups_.size(); ++i) left_[i] = groups_[i].last - groups_[i].first;
   done_.store(0);
 }
@@ -62,8 +64,12 @@ Status WarmFile::make_piece(const Filler& filler, size_t index) {
     std::memcpy(bytes.data(), ancestor_->memory().bytes().data() + piece.offset, bytes.size());
     before = ancestor_->file();
   }
-  // What cannot be had from there may still be had from the base.
-  if (!before || !filler.fill(file_, piece, before, bytes)) TRY(filler.fill(file_, piece, std::nullopt, bytes));
+  const bool kept = before && TRY(filler.same_check(before->ordinal, file_.ordinal, piece.object));
+  if (!before || !filler.fill(file_, piece, before, bytes)) {
+    before.reset();  // what cannot be had from there may still be had from the base
+    TRY(filler.fill(file_, piece, std::nullopt, bytes));
+  }
+  if (!before || !kept) changed_[group_of_[index]] = true;
   held_[index] = file_;
   return {};
 }
@@ -71,7 +77,9 @@ Status WarmFile::make_piece(const Filler& filler, size_t index) {
 Status WarmFile::check_group(const Filler& filler, Group& group) {
   const FilePiece& first = pieces_[group.first];
   const FilePiece& last = pieces_[group.last - 1];
-  const bool known = group.checked && TRY(filler.same_check(group.checked->ordinal, file_.ordinal, group.object));
+  const bool changed = changed_[group_of_[group.first]];
+  const bool known =
+      !changed && group.checked && TRY(filler.same_check(group.checked->ordinal, file_.ordinal, group.object));
   if (!known) {
     const uint64_t bytes = last.offset + last.size - first.offset;
     TRY(filler.check(file_, group.object, memory_->bytes().subspan(first.offset, bytes)));
@@ -114,9 +122,10 @@ class FillRun {
     uint64_t bytes = 0;
     for (size_t i = 0; i < files_.size(); ++i) {
       for (const WarmFile::Group& group : files_[i]->groups()) {
-        const size_t known = frames_.size();
-        TRY(filler_.add_frames(files_[i]->file(), group.object, files_[i]->below(group), frames_));
-        for (size_t f = known; f < frames_.size(); ++f) bytes += frames_[f].bytes;
+        for (const auto& frame : TRY(filler_.frames(files_[i]->file(), group.object, files_[i]->below(group)))) {
+          frames_.push_back(frame);
+          bytes += frame.bytes;
+        }
         for (size_t index = group.first; index < group.last; ++index) pieces_.push_back({i, index});
         if (bytes < patch_bytes) continue;
         TRY(fill_batch());
@@ -147,7 +156,7 @@ class FillRun {
   tbb::task_arena& arena_;
   const std::atomic<bool>& cancelled_;
   std::vector<std::atomic<bool>> failed_;  // by file
-  std::vector<Filler::Frame> frames_;
+  std::vector<Composer::Frame> frames_;
   std::vector<Piece> pieces_;
 };
 

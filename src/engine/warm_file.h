@@ -40,7 +40,7 @@ class WarmFile {
     size_t object = 0;
     size_t first = 0;
     size_t last = 0;
-    std::optional<VersionFile> checked;  ///< the version whose digest these bytes have
+    std::optional<VersionFile> checked;  ///< the version whose digest these bytes had
   };
 
   /// Before the cache goes away: from then on the memory is that of whoever still holds this.
@@ -69,8 +69,9 @@ class WarmFile {
   std::vector<FilePiece> pieces_;
   std::vector<std::optional<VersionFile>> held_;  // by piece: what is there
   std::vector<Group> groups_;
-  std::vector<size_t> group_of_;           // by piece
-  std::vector<std::atomic<size_t>> left_;  // by group: pieces to come
+  std::vector<size_t> group_of_;            // by piece
+  std::vector<std::atomic<size_t>> left_;   // by group: pieces to come
+  std::vector<std::atomic<bool>> changed_;  // by group: bytes came that no digest was compared with
   std::atomic<uint64_t> done_{0};
 };
 

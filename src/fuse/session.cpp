@@ -33,7 +33,7 @@ namespace {
 
 /// Interrupts the serving thread's wait; ignored by default, so a late one does no harm.
 constexpr int kWakeSignal = SIGURG;
-constexpr unsigned kMaxStreamThreads = 8;  // more gain nothing: the kernel's page cache is the limit then
+constexpr unsigned kMaxStreamThreads = 8;  // the kernel's page cache is the limit soon
 
 void log_from_libfuse(fuse_log_level level, const char* format, va_list arguments) {
   char line[512];
