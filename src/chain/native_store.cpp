@@ -63,15 +63,6 @@ std::vector<std::string> folders_in(const std::string& path) {
   return names;
 }
 
-Result<std::shared_ptr<const NativeVersion>> open_version(const Files& files, const std::string& path) {
-  std::error_code ignored;
-  if (!fs::exists(path + "/" + std::string(kManifestFileName), ignored)) {
-    return Error{ErrorCode::kDeltaIncomplete, quote(path) + " has no " + std::string(kManifestFileName) +
-                                                  ": it is not completely written or copied"};
-  }
-  return NativeVersion::open(files, path);
-}
-
 /// A folder's name and place say what it is; its manifest must say the same.
 std::optional<Error> misplaced(const std::string& name, const std::string& path, const NativeManifest& manifest,
                                bool net) {
@@ -90,11 +81,11 @@ std::optional<Error> misplaced(const std::string& name, const std::string& path,
   return std::nullopt;
 }
 
-std::vector<StoreContents::Found> find_in(const Files& files, const std::string& folder, bool net) {
+std::vector<StoreContents::Found> find_in(const OpenNativeFolder& open, const std::string& folder, bool net) {
   std::vector<StoreContents::Found> found;
   for (const std::string& name : folders_in(folder)) {
     const std::string path = folder + "/" + name;
-    auto version = open_version(files, path);
+    auto version = open(path);
     if (version) {
       if (auto error = misplaced(name, path, (*version)->manifest(), net)) version = *std::move(error);
     }
@@ -126,9 +117,22 @@ Status check_store_file(const Files& files, const std::string& source) {
   return {};
 }
 
-Result<StoreContents> read_store(const Files& files, const std::string& source) {
+Result<std::shared_ptr<const NativeVersion>> open_native_folder(const Files& files, const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path + "/" + std::string(kManifestFileName), ignored)) {
+    return Error{ErrorCode::kDeltaIncomplete, quote(path) + " has no " + std::string(kManifestFileName) +
+                                                  ": it is not completely written or copied"};
+  }
+  return NativeVersion::open(files, path);
+}
+
+Result<StoreContents> read_store(const Files& files, const std::string& source, const OpenNativeFolder& open) {
   TRY(check_store_file(files, source));
-  return StoreContents{find_in(files, source + "/versions", false), find_in(files, source + "/nets", true)};
+  return StoreContents{find_in(open, source + "/versions", false), find_in(open, source + "/nets", true)};
+}
+
+Result<StoreContents> read_store(const Files& files, const std::string& source) {
+  return read_store(files, source, [&](const std::string& path) { return open_native_folder(files, path); });
 }
 
 }  // namespace weightfs

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,7 +34,12 @@ struct StoreContents {
   std::vector<Found> nets;      ///< the same
 };
 
-/// Reads store.json and every manifest.  native.bad_store when it is no store, or one of a later version.
+/// Opens a version or net folder; delta.incomplete when it has no manifest yet.
+Result<std::shared_ptr<const NativeVersion>> open_native_folder(const Files& files, const std::string& path);
+
+/// Reads store.json and every manifest, with `open`.  native.bad_store when it is no store, or one of a later version.
+using OpenNativeFolder = std::function<Result<std::shared_ptr<const NativeVersion>>(const std::string& path)>;
+Result<StoreContents> read_store(const Files& files, const std::string& source, const OpenNativeFolder& open);
 Result<StoreContents> read_store(const Files& files, const std::string& source);
 
 /// Opens a native store: base, versions, nets.  Fails when there is no usable base; a bad version is refused,

@@ -34,8 +34,7 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
       first_changes_(base_->shards().size(), SIZE_MAX) {
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (!versions_[i].admitted()) continue;
-    const size_t ordinal = admitted_.size();
-    admitted_.push_back(i);
+    const size_t ordinal = number(i);
     if (!versions_[i].delta) continue;
     for (const DeltaTensor& change : versions_[i].delta->tensors) {
       histories_[change.tensor].push_back({ordinal, &change});
@@ -47,12 +46,25 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
   if (latest) latest_ = find_admitted(*latest).value_or(latest_);
 }
 
-Snapshot::Snapshot(std::vector<Version> versions, std::vector<NativeState> states)
-    : base_(states.front().folder), versions_(std::move(versions)), states_(std::move(states)) {
+Snapshot::Snapshot(std::vector<Version> versions, std::vector<NativeState> states, uint32_t links_epoch)
+    : base_(states.front().folder),
+      versions_(std::move(versions)),
+      states_(std::move(states)),
+      links_epoch_(links_epoch) {
   for (size_t i = 0; i < versions_.size(); ++i) {
-    if (versions_[i].admitted()) admitted_.push_back(i);
+    if (versions_[i].admitted()) number(i);
   }
   latest_ = admitted_.size() - 1;
+}
+
+/// Gives the next admitted version its ordinal.
+size_t Snapshot::number(size_t index) {
+  const size_t ordinal = versions_[index].ordinal.value_or(admitted_.size());
+  admitted_.resize(std::max(admitted_.size(), ordinal + 1), kMissing);
+  admitted_[ordinal] = index;
+  versions_[index].ordinal = ordinal;
+  ++admitted_count_;
+  return ordinal;
 }
 
 const ModelFolder& Snapshot::folder(size_t ordinal) const { return is_native() ? *states_[ordinal].folder : *base_; }
@@ -60,12 +72,14 @@ const ModelFolder& Snapshot::folder(size_t ordinal) const { return is_native() ?
 std::optional<size_t> Snapshot::parent(size_t ordinal) const {
   if (is_native()) return states_[ordinal].own_link ? states_[ordinal].links.front().from : std::nullopt;
   if (admitted(ordinal).kind != VersionKind::kDelta) return std::nullopt;
-  return ordinal - 1;
+  do --ordinal;
+  while (!has(ordinal));
+  return ordinal;
 }
 
 std::optional<size_t> Snapshot::find_admitted(std::string_view name) const {
   for (size_t ordinal = 0; ordinal < admitted_.size(); ++ordinal) {
-    if (admitted(ordinal).name == name) return ordinal;
+    if (has(ordinal) && admitted(ordinal).name == name) return ordinal;
   }
   return std::nullopt;
 }

@@ -34,10 +34,13 @@ struct Version {
   uint64_t delta_bytes = 0;
   std::optional<uint64_t> changed_elements;
   int64_t mtime_ns = 0;
-  std::string message;                 ///< what its maker said about it; native only
-  std::vector<Error> net_faults;       ///< of the base: nets that cannot be used; native only
-  uint64_t net_bytes = 0;              ///< size of the nets that lead to it; native only
-  uint64_t identity = 0;               ///< of admitted ones: digest of the parent's identity and its files
+  std::string message;            ///< what its maker said about it; native only
+  std::vector<Error> net_faults;  ///< of the base: nets that cannot be used; native only
+  uint64_t net_bytes = 0;         ///< size of the nets that lead to it; native only
+  uint64_t identity = 0;          ///< of admitted ones: digest of the parent's identity and its files
+  /// Of admitted ones: its number in the snapshot.  Nothing: the snapshot counts.  Whoever makes one snapshot after
+  /// another of a source gives a version the same number in all of them, and no number to two.
+  std::optional<size_t> ordinal;
   std::shared_ptr<const Delta> delta;  ///< of admitted ones of published formats, except the base
 
   bool admitted() const { return !error.has_value(); }
@@ -71,14 +74,15 @@ struct NativeState {
 
 /// The versions of a source at one moment.  Immutable, hence thread-safe.
 ///
-/// Admitted versions carry ordinals 0, 1, 2 ...; ordinal 0 is the base.  Published formats form one line, in
-/// which a full version simply replaces every tensor.  Native versions form a tree: each follows from an
-/// earlier one, or from none.
+/// Admitted versions carry rising ordinals; 0 is the base.  In a snapshot that follows others some may be missing:
+/// has() tells.  Published formats form one line, in which a full version simply replaces every tensor.  Native
+/// versions form a tree: each follows from an earlier one, or from none.
 class Snapshot {
  public:
   Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions, std::optional<std::string> latest);
-  /// A native store; `states` by ordinal.
-  Snapshot(std::vector<Version> versions, std::vector<NativeState> states);
+  /// A native store; `states` by ordinal.  `links_epoch` differs from that of earlier snapshots of the store in which
+  /// a version had other links.
+  Snapshot(std::vector<Version> versions, std::vector<NativeState> states, uint32_t links_epoch = 0);
 
   const ModelFolder& base() const { return *base_; }
   /// The files and tensors of an admitted version; of published formats always those of the base.
@@ -89,9 +93,13 @@ class Snapshot {
   bool is_native() const { return !states_.empty(); }
   /// Of native stores only.
   const NativeState& state(size_t ordinal) const { return states_[ordinal]; }
+  uint32_t links_epoch() const { return links_epoch_; }
   /// Everything found, the base first, then in publishing order, refused ones included.
   const std::vector<Version>& versions() const { return versions_; }
-  size_t admitted_count() const { return admitted_.size(); }
+  size_t admitted_count() const { return admitted_count_; }
+  /// Greater than every ordinal.
+  size_t end_ordinal() const { return admitted_.size(); }
+  bool has(size_t ordinal) const { return ordinal < admitted_.size() && admitted_[ordinal] != kMissing; }
   const Version& admitted(size_t ordinal) const { return versions_[admitted_[ordinal]]; }
   std::optional<size_t> find_admitted(std::string_view name) const;
   /// The admitted version of that name, else a refused one; null when there is none.
@@ -111,12 +119,18 @@ class Snapshot {
   std::shared_ptr<FileSource> untouched_file(size_t ordinal, size_t entry) const;
 
  private:
+  static constexpr size_t kMissing = SIZE_MAX;
+
+  size_t number(size_t index);
+
   std::shared_ptr<const ModelFolder> base_;
   std::vector<Version> versions_;
-  std::vector<size_t> admitted_;
+  std::vector<size_t> admitted_;  // by ordinal: index into versions_, or kMissing
+  size_t admitted_count_ = 0;
   std::vector<std::vector<TensorStep>> histories_;
   std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it; not of native
   std::vector<NativeState> states_;    // by ordinal; empty for published formats
+  uint32_t links_epoch_ = 0;
   size_t latest_ = 0;
 };
 

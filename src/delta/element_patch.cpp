@@ -120,7 +120,6 @@ Result<Patch::Segment> ElementPatch::load_segment(uint64_t segment) const {
 }
 
 Status ElementPatch::load_segments(uint64_t first, const SegmentSink& sink) const {
-  TRY(source_->check_path());
   TRY(find_marks());
   for (uint64_t segment = first; segment < segments_; ++segment) {
     if (!sink(segment, TRY(load_segment(segment)))) break;

@@ -93,7 +93,6 @@ IndexReader::IndexReader(std::shared_ptr<FileSource> source, const NativeManifes
       payload_bytes_(payload_bytes) {}
 
 Result<IndexHead> IndexReader::read_head() const {
-  TRY(source_->check_path());
   std::vector<std::byte> bytes(range_.head);
   TRY(source_->read_at(range_.at, bytes));
   const std::string where = fmt::format("{}: head of the index, at byte {}", quote(source_->name()), range_.at);
@@ -122,7 +121,6 @@ Result<std::shared_ptr<const IndexHead>> IndexReader::head_for(const TreeLayout&
 Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
                                                          std::optional<uint32_t> only) const {
   const IndexGroup& group = head.groups.at(number);
-  TRY(source_->check_path());
   std::vector<std::byte> bytes(group.length);
   TRY(source_->read_at(range_.at + group.offset, bytes));
   const std::string where =

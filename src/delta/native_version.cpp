@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <utility>
 
@@ -40,7 +41,6 @@ class PayloadFiles {
                    fmt::format("{}: a payload of {} bytes at {} of its blocks reaches out of it",
                                quote(file.source->name()), out.size(), inside)};
     }
-    TRY(file.source->check_path());
     return file.source->read_at(file.at + inside, out);
   }
 
@@ -229,7 +229,6 @@ Result<std::optional<NativeLayout>> OpenedVersion::read_layout(const TreeLayout*
   if (range.bytes > kMaxStoredLayoutBytes) {
     return Error{ErrorCode::kNativeLayout, fmt::format("{}: a layout of {} bytes", quote(source.name()), range.bytes)};
   }
-  TRY(source.check_path());
   std::vector<std::byte> frame(range.bytes);
   TRY(source.read_at(range.at, frame));
   if (xxh3_64(frame) != range.digest) {
@@ -281,6 +280,12 @@ Result<NativeVersion::Change> OpenedVersion::change(const TreeLayout& tree, size
 }
 
 }  // namespace
+
+NativeVersion::NativeVersion()
+    : serial_([] {
+        static std::atomic<uint32_t> opened{0};
+        return opened.fetch_add(1, std::memory_order_relaxed);
+      }()) {}
 
 Result<std::shared_ptr<const NativeVersion>> NativeVersion::open(const Files& files, const std::string& folder) {
   auto version = std::make_shared<OpenedVersion>(folder);

@@ -32,6 +32,8 @@ class NativeVersion : public std::enable_shared_from_this<NativeVersion> {
   static Result<std::shared_ptr<const NativeVersion>> open(const Files& files, const std::string& folder);
   virtual ~NativeVersion() = default;
 
+  /// Differs from that of every other opened version of this process.
+  uint32_t serial() const { return serial_; }
   virtual const NativeManifest& manifest() const = 0;
   virtual const std::string& folder() const = 0;
   /// Sizes of its files, manifest included.
@@ -53,6 +55,12 @@ class NativeVersion : public std::enable_shared_from_this<NativeVersion> {
     uint64_t blocks = 0;
   };
   virtual Result<Change> change(const TreeLayout& tree, size_t object) const = 0;
+
+ protected:
+  NativeVersion();
+
+ private:
+  const uint32_t serial_;
 };
 
 }  // namespace weightfs

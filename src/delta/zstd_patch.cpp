@@ -83,7 +83,6 @@ Error bad_position(const ZstdPayload& payload, int64_t previous, uint64_t positi
 }  // namespace
 
 Status XorPatch::load_segments(uint64_t first, const SegmentSink& sink) const {
-  TRY(payload_.source->check_path());
   auto stream = TRY(codec::ZstdStream::open(*payload_.source, payload_.offset, payload_.length));
   if (stream.content_size() != payload_.tensor_bytes) {
     return wrong_size(payload_, stream.content_size(),
@@ -105,7 +104,6 @@ Status XorPatch::load_segments(uint64_t first, const SegmentSink& sink) const {
 }
 
 Status OverwritePatch::load_segments(uint64_t first, const SegmentSink& sink) const {
-  TRY(payload_.source->check_path());
   auto streams = TRY(open_overwrite(payload_));
   ByteSegments segments(first, sink);
   std::vector<std::byte> positions(4 * std::min<uint64_t>(streams.count, kPieceBytes / 4));

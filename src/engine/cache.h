@@ -26,8 +26,9 @@ enum class CacheKind : uint8_t {
   kTable,      ///< BlockTable: what a native delta does to an object
 };
 
-/// Names an entry: a tensor, one of its states (index into its history) and a block or segment number.
-/// Of native versions: an object, the version (ordinal) whose object it is, and a unit or link number.
+/// Names an entry, for all engines that share the cache: a tensor, one of its states (ordinal of the version that
+/// changed it) and a block or segment number.  Of native versions: an object, the version (ordinal) whose object it
+/// is, and a unit number; of a trail the snapshot's links_epoch(); of a table the delta's serial() in place of both.
 struct CacheKey {
   uint32_t tensor = 0;
   uint32_t step = 0;

@@ -130,8 +130,9 @@ Status Composer::apply(size_t tensor, size_t first, size_t last, uint64_t offset
 }
 
 Result<std::shared_ptr<const codec::PatchSegment>> Composer::segment(size_t tensor, size_t step, uint64_t index) {
-  const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(step), static_cast<uint32_t>(index),
-                     CacheKind::kSegment};
+  const TensorStep& published = (*TRY(steps(tensor)))[step];
+  const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(published.version),
+                     static_cast<uint32_t>(index), CacheKind::kSegment};
   CacheKey patch_key = key;
   patch_key.index = 0;
   for (;;) {
@@ -140,7 +141,7 @@ Result<std::shared_ptr<const codec::PatchSegment>> Composer::segment(size_t tens
       return found;
     }
     if (auto failed = failures_.find(patch_key)) return *failed;
-    const Patch& patch = *(*TRY(steps(tensor)))[step].change->patch;
+    const Patch& patch = *published.change->patch;
     const auto lease = flights_.claim(patch.random_access() ? key : patch_key);
     if (!lease) continue;  // another thread has decoded it meanwhile, or failed
     if (auto found = cache_.find<codec::PatchSegment>(key)) return found;

@@ -31,6 +31,8 @@ class Composer {
   /// The changes of a tensor.  Changes that hold only for tied tensors are left out when the base's
   /// bytes of the two differ, which is found out (once) by comparing them.
   Result<const Steps*> steps(size_t tensor);
+  /// The version that made step `step` of a tensor; steps(tensor) must have succeeded.
+  size_t version_of(size_t tensor, size_t step) { return (*steps(tensor).value())[step].version; }
   /// Index into steps(tensor) of its newest change at or before version `ordinal`, if any.
   Result<std::optional<size_t>> step_at(size_t tensor, size_t ordinal);
 

@@ -13,6 +13,7 @@
 
 #include "common/checked.h"
 #include "common/log.h"
+#include "engine/block_pool.h"
 #include "engine/cache.h"
 #include "engine/composer.h"
 #include "engine/counters.h"
@@ -40,33 +41,58 @@ struct BlockPart {
 
 }  // namespace
 
-class Engine::Impl {
+/// What the engines of all snapshots of a mount have in common.
+struct Engine::Shared {
+  explicit Shared(const EngineOptions& options)
+      : verify(options.verify),
+        threads(thread_count(options.threads)),
+        reply_bytes(std::min(options.reply_bytes, options.memory_bytes / 4)),
+        arena(static_cast<int>(threads)),
+        cache(options.memory_bytes - reply_bytes),
+        blocks(std::make_shared<BlockPool>(
+            kBlockBytes, std::clamp(options.memory_bytes / 32, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))),
+        units(std::make_shared<BlockPool>(kBlockBytes)),
+        large_units(std::make_shared<BlockPool>(codec::kMaxBlockBytes)),
+        warmer(cache, threads) {}
+
+  const bool verify;
+  const unsigned threads;
+  const uint64_t reply_bytes;
+  tbb::task_arena arena;
+  Counters counters;
+  Cache cache;
+  const std::shared_ptr<BlockPool> blocks;
+  const std::shared_ptr<BlockPool> units;
+  const std::shared_ptr<BlockPool> large_units;
+  Warmer warmer;  // last: its jobs hold engines that use the others
+};
+
+class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
  public:
-  Impl(std::shared_ptr<const Snapshot> snapshot, const EngineOptions& options)
+  Impl(std::shared_ptr<const Snapshot> snapshot, Shared& shared)
       : snapshot_(std::move(snapshot)),
-        verify_(options.verify),
-        threads_(thread_count(options.threads)),
-        reply_bytes_(std::min(options.reply_bytes, options.memory_bytes / 4)),
-        arena_(static_cast<int>(threads_)),
-        cache_(options.memory_bytes - reply_bytes_),
-        composer_(*snapshot_, cache_, counters_),
-        verifier_(*snapshot_, composer_, cache_, counters_, arena_, threads_, options.memory_bytes / 32),
-        native_(*snapshot_, cache_, counters_, arena_, verify_),
-        warmer_(*snapshot_, filler(), cache_, threads_) {}
+        shared_(shared),
+        composer_(*snapshot_, shared.cache, shared.counters),
+        verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.arena, shared.threads, shared.blocks),
+        native_(*snapshot_, shared.cache, shared.counters, shared.arena, shared.verify, shared.units,
+                shared.large_units),
+        filler_(make_filler()) {}
 
   const Snapshot& snapshot() const { return *snapshot_; }
+  /// Keeps this engine alive.
+  Warmer::Source filler() const { return {shared_from_this(), &filler_}; }
   Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out);
   Result<TensorCheck> check_tensor(size_t ordinal, size_t tensor);
   Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object) {
     return native_.check(ordinal, link, object);
   }
+  Status check_version(size_t ordinal);
   EngineStatus status() const;
-  Warmer& warmer() { return warmer_; }
 
  private:
   using Parts = std::vector<BlockPart>;
 
-  Filler filler();
+  Filler make_filler();
   Status read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out);
   Status read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
   Status read_tensor(size_t ordinal, size_t tensor, uint64_t offset, MutableBytes out, Parts& parts);
@@ -74,41 +100,37 @@ class Engine::Impl {
   Status copy_parts(const Parts& parts);
   Status copy_part(const BlockPart& part);
 
-  std::shared_ptr<const Snapshot> snapshot_;
-  const bool verify_;
-  const unsigned threads_;
-  const uint64_t reply_bytes_;
-  tbb::task_arena arena_;
-  Counters counters_;
-  Cache cache_;
+  const std::shared_ptr<const Snapshot> snapshot_;
+  Shared& shared_;
   Composer composer_;
   Verifier verifier_;
   NativeReader native_;
-  Warmer warmer_;  // last: its thread uses the others
+  const Filler filler_;
 };
 
-Filler Engine::Impl::filler() {
+Filler Engine::Impl::make_filler() {
   const auto read_plain = [this](const VersionFile& file, uint64_t offset, MutableBytes out) {
     return read_file(file.ordinal, snapshot_->folder(file.ordinal).entries()[file.entry], offset, out);
   };
-  return {*snapshot_, composer_, native_.trails(), native_.composer(), counters_, verify_, read_plain};
+  return {*snapshot_, composer_, native_.trails(), native_.composer(), shared_.counters, shared_.verify, read_plain};
 }
 
 Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) {
-  counters_.reads.fetch_add(1, std::memory_order_relaxed);
-  if (const auto warm = warmer_.find({ordinal, entry})) {
+  shared_.counters.reads.fetch_add(1, std::memory_order_relaxed);
+  if (const auto warm = shared_.warmer.find({ordinal, entry})) {
     std::memcpy(out.data(), warm->bytes().data() + offset, out.size());
-    counters_.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
-    counters_.bytes_from_warm.fetch_add(out.size(), std::memory_order_relaxed);
+    shared_.counters.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
+    shared_.counters.bytes_from_warm.fetch_add(out.size(), std::memory_order_relaxed);
     return {};
   }
-  const auto reservation = cache_.reserve_in_turn(out.size() + kBlockBytes);  // the blocks that it is copied from
+  const auto reservation =
+      shared_.cache.reserve_in_turn(out.size() + kBlockBytes);  // the blocks that it is copied from
   const ModelFolder::Entry& file = snapshot_->folder(ordinal).entries()[entry];
   Status status = read_file(ordinal, file, offset, out);
   if (status) {
-    counters_.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
+    shared_.counters.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
   } else {
-    counters_.read_errors.fetch_add(1, std::memory_order_relaxed);
+    shared_.counters.read_errors.fetch_add(1, std::memory_order_relaxed);
     log::event(log::Level::kError, "read.failed", "{}/{} at byte {}: {}", snapshot_->admitted(ordinal).name, file.name,
                offset, status.error().text());
   }
@@ -122,7 +144,7 @@ Status Engine::Impl::read_file(size_t ordinal, const ModelFolder::Entry& file, u
 }
 
 Status Engine::Impl::read_base(const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out) {
-  counters_.bytes_from_base.fetch_add(out.size(), std::memory_order_relaxed);
+  shared_.counters.bytes_from_base.fetch_add(out.size(), std::memory_order_relaxed);
   return shard.source->read_at(offset, out);
 }
 
@@ -159,7 +181,7 @@ Status Engine::Impl::read_tensor(size_t ordinal, size_t tensor, uint64_t offset,
   const DeltaTensor& change = *(*TRY(composer_.steps(tensor)))[*step].change;
   if (change.patch->verbatim()) return change.patch->read_dense(offset, out);
   std::shared_ptr<const Verifier::BlockDigests> digests;
-  if (verify_ && change.digest) digests = TRY(verifier_.verified(tensor, *step));
+  if (shared_.verify && change.digest) digests = TRY(verifier_.verified(tensor, *step));
   while (!out.empty()) {
     const uint64_t in_block = offset % kBlockBytes;
     const MutableBytes piece = out.first(std::min<uint64_t>(out.size(), kBlockBytes - in_block));
@@ -176,7 +198,7 @@ Status Engine::Impl::copy_part(const BlockPart& part) {
 
 Status Engine::Impl::copy_parts(const Parts& parts) {
   if (parts.size() == 1) return copy_part(parts.front());
-  return run_parallel(arena_, parts.size(), [&](uint64_t i) { return copy_part(parts[i]); });
+  return run_parallel(shared_.arena, parts.size(), [&](uint64_t i) { return copy_part(parts[i]); });
 }
 
 Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
@@ -196,42 +218,61 @@ Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
       check.changed_elements += TRY(composer_.segment(tensor, *step, i))->changed_elements();
     }
   }
-  if (verify_ && change.digest) {
+  if (shared_.verify && change.digest) {
     TRY(verifier_.verified(tensor, *step));
     check.digest_checked = true;
   }
   return check;
 }
 
+Status Engine::Impl::check_version(size_t ordinal) {
+  if (!snapshot_->is_native()) {
+    for (const DeltaTensor& change : snapshot_->admitted(ordinal).delta->tensors) {
+      TRY(check_tensor(ordinal, change.tensor));
+    }
+    return {};
+  }
+  const NativeState& state = snapshot_->state(ordinal);
+  if (state.links.empty()) return {};
+  for (const uint32_t object : TRY(state.links.front().delta->touched_objects(*state.folder->tree()))) {
+    TRY(check_object(ordinal, 0, object));
+  }
+  return {};
+}
+
 EngineStatus Engine::Impl::status() const {
-  const Cache::Usage memory = cache_.usage();
+  const Cache::Usage memory = shared_.cache.usage();
   EngineStatus s;
-  s.reads = counters_.reads;
-  s.bytes_served = counters_.bytes_served;
-  s.bytes_from_base = counters_.bytes_from_base;
-  s.blocks_decoded = counters_.blocks_decoded;
-  s.block_hits = counters_.block_hits;
-  s.segments_decoded = counters_.segments_decoded;
-  s.segment_hits = counters_.segment_hits;
-  s.tensors_verified = counters_.tensors_verified;
-  s.digest_failures = counters_.digest_failures;
-  s.block_failures = counters_.block_failures;
-  s.read_errors = counters_.read_errors;
+  s.reads = shared_.counters.reads;
+  s.bytes_served = shared_.counters.bytes_served;
+  s.bytes_from_base = shared_.counters.bytes_from_base;
+  s.blocks_decoded = shared_.counters.blocks_decoded;
+  s.block_hits = shared_.counters.block_hits;
+  s.segments_decoded = shared_.counters.segments_decoded;
+  s.segment_hits = shared_.counters.segment_hits;
+  s.tensors_verified = shared_.counters.tensors_verified;
+  s.digest_failures = shared_.counters.digest_failures;
+  s.block_failures = shared_.counters.block_failures;
+  s.read_errors = shared_.counters.read_errors;
   s.memory_used = memory.used;
-  s.memory_budget = memory.budget + reply_bytes_;
+  s.memory_budget = memory.budget + shared_.reply_bytes;
   s.memory_blocks = memory.blocks;
   s.memory_patches = memory.patches;
-  s.bytes_from_warm = counters_.bytes_from_warm;
+  s.bytes_from_warm = shared_.counters.bytes_from_warm;
   s.memory_warm = memory.set_aside;
-  s.warm_pages = warmer_.pages();
-  s.memory_in_flight = memory.reserved + reply_bytes_;
+  s.warm_pages = shared_.warmer.pages();
+  s.memory_in_flight = memory.reserved + shared_.reply_bytes;
   s.evictions = memory.evictions;
-  s.threads = threads_;
+  s.threads = shared_.threads;
   return s;
 }
 
 Engine::Engine(std::shared_ptr<const Snapshot> snapshot, const EngineOptions& options)
-    : impl_(std::make_unique<Impl>(std::move(snapshot), options)) {}
+    : shared_(std::make_shared<Shared>(options)), impl_(std::make_shared<Impl>(std::move(snapshot), *shared_)) {}
+
+Engine::Engine(std::shared_ptr<const Snapshot> snapshot, const Engine& other)
+    : shared_(other.shared_), impl_(std::make_shared<Impl>(std::move(snapshot), *shared_)) {}
+
 Engine::~Engine() = default;
 
 const Snapshot& Engine::snapshot() const { return impl_->snapshot(); }
@@ -246,16 +287,23 @@ Result<TensorCheck> Engine::check_object(size_t ordinal, size_t link, size_t obj
   return impl_->check_object(ordinal, link, object);
 }
 
-Status Engine::warm(size_t ordinal) { return impl_->warmer().start(ordinal); }
-bool Engine::warm_file(size_t ordinal, size_t entry) { return impl_->warmer().start_file({ordinal, entry}); }
-void Engine::cancel_warming(size_t ordinal) { impl_->warmer().cancel(ordinal); }
-void Engine::drop_warm(size_t ordinal) { impl_->warmer().drop(ordinal); }
-WarmStatus Engine::warm_status(size_t ordinal) const { return impl_->warmer().status(ordinal); }
+Status Engine::check_version(size_t ordinal) { return impl_->check_version(ordinal); }
 
-bool Engine::is_warm(size_t ordinal, size_t entry) const { return impl_->warmer().has({ordinal, entry}); }
+Status Engine::warm(size_t ordinal) { return shared_->warmer.start(impl_->filler(), ordinal); }
+WarmStatus Engine::wait_until_warm(size_t ordinal, std::chrono::milliseconds limit) {
+  return shared_->warmer.wait(*impl_->filler(), ordinal, limit);
+}
+bool Engine::warm_file(size_t ordinal, size_t entry) {
+  return shared_->warmer.start_file(impl_->filler(), {ordinal, entry});
+}
+void Engine::cancel_warming(size_t ordinal) { shared_->warmer.cancel(ordinal); }
+void Engine::drop_warm(size_t ordinal) { shared_->warmer.drop(ordinal); }
+WarmStatus Engine::warm_status(size_t ordinal) const { return shared_->warmer.status(*impl_->filler(), ordinal); }
+
+bool Engine::is_warm(size_t ordinal, size_t entry) const { return shared_->warmer.has({ordinal, entry}); }
 
 LentFile Engine::lend_warm(size_t ordinal, size_t entry) {
-  const auto memory = impl_->warmer().lend({ordinal, entry});
+  const auto memory = shared_->warmer.lend({ordinal, entry});
   return memory ? LentFile(memory, memory->file().get()) : LentFile();
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -76,6 +77,9 @@ struct TensorCheck {
 class Engine {
  public:
   Engine(std::shared_ptr<const Snapshot> snapshot, const EngineOptions& options);
+  /// For a later snapshot of the same source, in which versions have the same ordinals: shares memory, budget, threads,
+  /// counters and warm versions with `other`.  Cheap.
+  Engine(std::shared_ptr<const Snapshot> snapshot, const Engine& other);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -94,8 +98,13 @@ class Engine {
   /// touches, whatever way reads would take, and checks its digest.  Zeros when it touches none.
   Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object);
 
+  /// Decodes all that a version changes against the one it builds on and checks every digest that was published.
+  Status check_version(size_t ordinal);
+
   /// Decodes a version into memory; see Warmer.
   Status warm(size_t ordinal);
+  /// Returns when the version is warm, or will not be, or the time is over.
+  WarmStatus wait_until_warm(size_t ordinal, std::chrono::milliseconds limit);
   /// The same for one file, if there is memory for it right now; false when nothing will come of it.
   bool warm_file(size_t ordinal, size_t entry);
   void cancel_warming(size_t ordinal);
@@ -110,8 +119,10 @@ class Engine {
   EngineStatus status() const;
 
  private:
+  struct Shared;
   class Impl;
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Shared> shared_;  // outlives what uses it
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace weightfs

@@ -30,6 +30,30 @@ const TreeFile* Filler::tree_file(const VersionFile& file) const {
   return folder.tree() ? &folder.tree()->files()[folder.entries()[file.entry].tree_file] : nullptr;
 }
 
+bool Filler::decodes(const VersionFile& file) const {
+  const ModelFolder::Entry& entry = snapshot_.folder(file.ordinal).entries()[file.entry];
+  if (entry.kind == ModelFolder::EntryKind::kDirectory || entry.size == 0) return false;
+  return snapshot_.untouched_file(file.ordinal, file.entry) == nullptr;
+}
+
+std::vector<VersionFile> Filler::files(size_t ordinal) const {
+  std::vector<VersionFile> files;
+  for (size_t entry = 0; entry < snapshot_.folder(ordinal).entries().size(); ++entry) {
+    if (decodes({ordinal, entry})) files.push_back({ordinal, entry});
+  }
+  return files;
+}
+
+uint64_t Filler::size_of(const VersionFile& file) const {
+  return snapshot_.folder(file.ordinal).entries()[file.entry].size;
+}
+
+uint64_t Filler::total_bytes(size_t ordinal) const {
+  uint64_t total = 0;
+  for (const VersionFile& file : files(ordinal)) total += size_of(file);
+  return total;
+}
+
 std::vector<FilePiece> Filler::pieces(const VersionFile& file) const {
   std::vector<FilePiece> pieces;
   const ModelFolder& folder = snapshot_.folder(file.ordinal);
@@ -53,6 +77,7 @@ std::vector<FilePiece> Filler::pieces(const VersionFile& file) const {
 }
 
 bool Filler::alike(const VersionFile& a, const VersionFile& b) const {
+  if (!knows(a) || !knows(b)) return false;
   const TreeFile* const first = tree_file(a);
   const TreeFile* const second = tree_file(b);
   if (first == nullptr || second == nullptr) return first == second && a.entry == b.entry;
@@ -66,7 +91,8 @@ Result<std::vector<Composer::Frame>> Filler::frames(const VersionFile& file, siz
   if (snapshot_.is_native() || object == FilePiece::kPlain) return none;
   const auto step = TRY(composer_.step_at(object, file.ordinal));
   if (!step) return none;
-  return composer_.frames(object, below ? TRY(composer_.step_at(object, below->ordinal)) : std::nullopt, *step);
+  const bool from_below = below && knows(*below);
+  return composer_.frames(object, from_below ? TRY(composer_.step_at(object, below->ordinal)) : std::nullopt, *step);
 }
 
 Status Filler::load(const Composer::Frame& frame) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "chain/snapshot.h"
@@ -53,9 +54,20 @@ class Filler {
         verify_(verify),
         read_plain_(std::move(read_plain)) {}
 
+  /// True when the file's bytes have to be decoded: others lie on disk as they are.
+  bool decodes(const VersionFile& file) const;
+  /// The files of a version that have to be decoded, and their bytes together.
+  std::vector<VersionFile> files(size_t ordinal) const;
+  uint64_t total_bytes(size_t ordinal) const;
+  uint64_t size_of(const VersionFile& file) const;
+  const std::string& name(size_t ordinal) const { return snapshot_.admitted(ordinal).name; }
+  /// False for versions that only an earlier or later snapshot of the source has: nothing is known about them here.
+  bool knows(const VersionFile& file) const { return snapshot_.has(file.ordinal); }
+
   /// The file's pieces by rising offset, without holes; those of one object follow each other.
   std::vector<FilePiece> pieces(const VersionFile& file) const;
-  /// True when both files are cut into the same pieces, so that memory which holds one can be made to hold the other.
+  /// True when both files are cut into the same pieces, so that memory which holds one can be made to hold the other;
+  /// false for versions that are not known.
   bool alike(const VersionFile& a, const VersionFile& b) const;
 
   /// The frames that filling `object` takes when it holds `below` (nothing: the base).

@@ -23,12 +23,16 @@ namespace weightfs {
 /// Reads files of native versions.  Thread-safe.
 class NativeReader {
  public:
-  NativeReader(const Snapshot& snapshot, Cache& cache, Counters& counters, tbb::task_arena& arena, bool verify)
+  /// `pool` hands out units of kBlockBytes, `large_pool` of codec::kMaxBlockBytes.
+  NativeReader(const Snapshot& snapshot, Cache& cache, Counters& counters, tbb::task_arena& arena, bool verify,
+               std::shared_ptr<BlockPool> pool, std::shared_ptr<BlockPool> large_pool)
       : snapshot_(snapshot),
         cache_(cache),
         counters_(counters),
         arena_(arena),
         verify_(verify),
+        pool_(std::move(pool)),
+        large_pool_(std::move(large_pool)),
         trails_(snapshot, cache),
         composer_(snapshot, trails_, counters, verify) {}
 
@@ -62,10 +66,10 @@ class NativeReader {
   Counters& counters_;
   tbb::task_arena& arena_;
   const bool verify_;
+  const std::shared_ptr<BlockPool> pool_;
+  const std::shared_ptr<BlockPool> large_pool_;
   NativeTrails trails_;
   NativeComposer composer_;
-  std::shared_ptr<BlockPool> pool_ = std::make_shared<BlockPool>(kBlockBytes);
-  std::shared_ptr<BlockPool> large_pool_ = std::make_shared<BlockPool>(codec::kMaxBlockBytes);
   SingleFlight<CacheKey, CacheKeyHash> decoding_;
 };
 

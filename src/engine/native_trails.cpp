@@ -18,8 +18,13 @@ namespace {
 constexpr uint64_t kPatchCost = 128;  // a CodedPatch, about
 constexpr uint64_t kMaxUnits = UINT32_MAX;
 
-CacheKey key_of(size_t object, size_t ordinal, size_t index, CacheKind kind) {
-  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), static_cast<uint32_t>(index), kind};
+/// A trail holds for as long as versions have the same links.
+CacheKey trail_key(const Snapshot& snapshot, size_t ordinal, size_t object) {
+  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), snapshot.links_epoch(), CacheKind::kTrail};
+}
+
+CacheKey table_key(const NativeVersion& delta, size_t object) {
+  return {static_cast<uint32_t>(object), delta.serial(), 0, CacheKind::kTable};
 }
 
 }  // namespace
@@ -47,7 +52,7 @@ Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& pl
   if (patch) {
     trail.unit = std::max(trail.unit, patch->block_bytes());
     if (auto table = patch->take_table()) {
-      cache_.insert(key_of(place.object, place.version, link, CacheKind::kTable), table, table->cost());
+      cache_.insert(table_key(*taken.delta, place.object), table, table->cost());
     }
     trail.steps.push_back({static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
                            static_cast<uint32_t>(place.object), std::move(patch)});
@@ -63,7 +68,7 @@ Status NativeTrails::follow(Place place, NativeTrail& trail) {
       trail.base = place.object;
       return {};
     }
-    if (const auto known = cache_.find<NativeTrail>(key_of(place.object, place.version, 0, CacheKind::kTrail))) {
+    if (const auto known = cache_.find<NativeTrail>(trail_key(snapshot_, place.version, place.object))) {
       trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
       trail.base = known->base;
       trail.unit = std::max(trail.unit, known->unit);
@@ -92,7 +97,7 @@ Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTr
 }
 
 Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
-  const CacheKey key = key_of(object, ordinal, 0, CacheKind::kTrail);
+  const CacheKey key = trail_key(snapshot_, ordinal, object);
   for (;;) {
     if (auto found = cache_.find<NativeTrail>(key)) return found;
     const auto lease = flights_.claim(key);
@@ -127,7 +132,7 @@ Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t fro
 }
 
 Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail::Step& step) {
-  const CacheKey key = key_of(step.object, step.version, step.link, CacheKind::kTable);
+  const CacheKey key = table_key(*snapshot_.state(step.version).links[step.link].delta, step.object);
   for (;;) {
     if (auto found = cache_.find<BlockTable>(key)) return found;
     const auto lease = flights_.claim(key);

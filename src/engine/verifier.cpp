@@ -15,23 +15,20 @@
 #include "engine/parallel.h"
 
 namespace weightfs {
-namespace {
 
-CacheKey key_of(size_t tensor, size_t step, uint64_t index, CacheKind kind) {
-  return {static_cast<uint32_t>(tensor), static_cast<uint32_t>(step), static_cast<uint32_t>(index), kind};
+CacheKey Verifier::key_of(size_t tensor, size_t step, uint64_t index, CacheKind kind) {
+  return {static_cast<uint32_t>(tensor), static_cast<uint32_t>(composer_.version_of(tensor, step)),
+          static_cast<uint32_t>(index), kind};
 }
 
-}  // namespace
-
 Verifier::Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters,
-                   tbb::task_arena& arena, unsigned threads, uint64_t pool_bytes)
+                   tbb::task_arena& arena, unsigned threads, std::shared_ptr<BlockPool> pool)
     : snapshot_(snapshot),
       composer_(composer),
       cache_(cache),
       counters_(counters),
       arena_(arena),
-      pool_(std::make_shared<BlockPool>(kBlockBytes,
-                                        std::clamp(pool_bytes, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))) {
+      pool_(std::move(pool)) {
   const uint64_t affordable = cache.budget() / kBlockBytes / 64;
   window_blocks_ = std::clamp<uint64_t>(std::min<uint64_t>(affordable, 4 * threads), 4, 64);
 }

@@ -17,7 +17,7 @@ namespace weightfs {
 class Verifier {
  public:
   Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters, tbb::task_arena& arena,
-           unsigned threads, uint64_t pool_bytes = 0);
+           unsigned threads, std::shared_ptr<BlockPool> pool);
 
   /// XXH3-64 of each block of a tensor that passed its digest.
   using BlockDigests = std::vector<uint64_t>;
@@ -34,6 +34,7 @@ class Verifier {
               MutableBytes out);
 
  private:
+  CacheKey key_of(size_t tensor, size_t step, uint64_t index, CacheKind kind);
   Result<std::shared_ptr<const BlockDigests>> verify(size_t tensor, size_t step);
   Status compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window);
   Status compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks);

@@ -59,7 +59,8 @@ Status WarmFile::make_piece(const Filler& filler, size_t index) {
   const FilePiece& piece = pieces_[index];
   const MutableBytes bytes = bytes_of(piece);
   auto before = std::exchange(held_[index], std::nullopt);
-  if (before && before->ordinal > file_.ordinal) before.reset();  // only going forward is possible in place
+  // Only going forward is possible in place.
+  if (before && (before->ordinal > file_.ordinal || !filler.knows(*before))) before.reset();
   if (!before && ancestor_) {
     std::memcpy(bytes.data(), ancestor_->memory().bytes().data() + piece.offset, bytes.size());
     before = ancestor_->file();
@@ -78,8 +79,8 @@ Status WarmFile::check_group(const Filler& filler, Group& group) {
   const FilePiece& first = pieces_[group.first];
   const FilePiece& last = pieces_[group.last - 1];
   const bool changed = changed_[group_of_[group.first]];
-  const bool known =
-      !changed && group.checked && TRY(filler.same_check(group.checked->ordinal, file_.ordinal, group.object));
+  const bool known = !changed && group.checked && filler.knows(*group.checked) &&
+                     TRY(filler.same_check(group.checked->ordinal, file_.ordinal, group.object));
   if (!known) {
     const uint64_t bytes = last.offset + last.size - first.offset;
     TRY(filler.check(file_, group.object, memory_->bytes().subspan(first.offset, bytes)));

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "common/checked.h"
 #include "common/log.h"
@@ -18,6 +19,7 @@ namespace weightfs {
 namespace {
 
 constexpr auto kRetry = std::chrono::milliseconds(50);  // nobody tells when a mapping goes away
+constexpr size_t kKeptJobs = 64;                        // of those that have ended
 constexpr uint64_t kMega = uint64_t{1} << 20;
 constexpr uint64_t kLeftToSystem = 256 * kMega;
 
@@ -31,11 +33,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-Warmer::Warmer(const Snapshot& snapshot, Filler filler, Cache& cache, unsigned threads)
-    : snapshot_(snapshot),
-      filler_(std::move(filler)),
-      cache_(cache),
-      arena_(static_cast<int>(threads), 1, tbb::task_arena::priority::low) {}
+Warmer::Warmer(Cache& cache, unsigned threads)
+    : cache_(cache), arena_(static_cast<int>(threads), 1, tbb::task_arena::priority::low) {}
 
 Warmer::~Warmer() {
   {
@@ -51,35 +50,8 @@ Warmer::~Warmer() {
   }
 }
 
-bool Warmer::decodes(const VersionFile& file) const {
-  const ModelFolder::Entry& entry = snapshot_.folder(file.ordinal).entries()[file.entry];
-  if (entry.kind == ModelFolder::EntryKind::kDirectory || entry.size == 0) return false;
-  return snapshot_.untouched_file(file.ordinal, file.entry) == nullptr;
-}
-
-uint64_t Warmer::size_of(const VersionFile& file) const {
-  return snapshot_.folder(file.ordinal).entries()[file.entry].size;
-}
-
-std::vector<VersionFile> Warmer::files_of(const Job& job) const {
-  std::vector<VersionFile> files;
-  for (size_t entry = 0; entry < snapshot_.folder(job.ordinal).entries().size(); ++entry) {
-    const VersionFile file{job.ordinal, entry};
-    if (job.entry.value_or(entry) == entry && decodes(file)) files.push_back(file);
-  }
-  return files;
-}
-
-uint64_t Warmer::total_bytes(size_t ordinal) const {
-  Job all;
-  all.ordinal = ordinal;
-  uint64_t total = 0;
-  for (const VersionFile& file : files_of(all)) total += size_of(file);
-  return total;
-}
-
-Status Warmer::start(size_t ordinal) {
-  const uint64_t total = total_bytes(ordinal);
+Status Warmer::start(const Source& source, size_t ordinal) {
+  const uint64_t total = source->total_bytes(ordinal);
   const uint64_t most = cache_.most_set_aside();
   if (total > most) {
     // An eighth of what is added stays free; of a small budget more goes to replies and blocks.
@@ -87,21 +59,25 @@ Status Warmer::start(size_t ordinal) {
     return Error{ErrorCode::kNoRoomToWarm,
                  fmt::format("version {} takes {} of memory, but the mount's budget leaves {} for that; mount it "
                              "again with a --memory that is larger by {}M",
-                             quote(snapshot_.admitted(ordinal).name), human_bytes(total), human_bytes(most), more)};
+                             quote(source->name(ordinal)), human_bytes(total), human_bytes(most), more)};
   }
   auto job = std::make_shared<Job>();
+  job->source = source;
   job->ordinal = ordinal;
   const Lock lock(mutex_);
   const auto known = jobs_.find(ordinal);
   if (known != jobs_.end() && is_active(known->second->state) && !known->second->cancelled) return {};
   jobs_[ordinal] = job;
   enqueue(std::move(job));
+  for (auto old = jobs_.begin(); jobs_.size() > kKeptJobs && old != jobs_.end();) {
+    old = is_active(old->second->state) ? std::next(old) : jobs_.erase(old);
+  }
   return {};
 }
 
-bool Warmer::start_file(const VersionFile& file) {
-  if (!decodes(file)) return false;
-  const uint64_t size = size_of(file);
+bool Warmer::start_file(const Source& source, const VersionFile& file) {
+  if (!source->decodes(file)) return false;
+  const uint64_t size = source->size_of(file);
   const Lock lock(mutex_);
   const auto same = [&](const auto& job) {
     return job && job->ordinal == file.ordinal && job->entry.value_or(file.entry) == file.entry;
@@ -110,6 +86,7 @@ bool Warmer::start_file(const VersionFile& file) {
   const bool room = size <= cache_.most_set_aside() - cache_.usage().set_aside;
   if (!room && oldest_unused(file.ordinal, size) == slots_.end()) return false;
   auto job = std::make_shared<Job>();
+  job->source = source;
   job->ordinal = file.ordinal;
   job->entry = file.entry;
   enqueue(std::move(job));
@@ -174,9 +151,12 @@ void Warmer::run() {
 }
 
 void Warmer::work(Job& job) {
-  const std::string& name = snapshot_.admitted(job.ordinal).name;
+  const std::string& name = job.source->name(job.ordinal);
   const auto start = std::chrono::steady_clock::now();
-  const Status outcome = warm(job, files_of(job));
+  std::vector<VersionFile> files = job.source->files(job.ordinal);
+  std::erase_if(files, [&](const VersionFile& file) { return job.entry.value_or(file.entry) != file.entry; });
+  const Status outcome = warm(job, std::move(files));
+  const Source done_with = std::exchange(job.source, nullptr);  // what is left of a job needs no engine
   const Lock lock(mutex_);
   job.seconds = seconds_since(start);
   job.state = !outcome ? WarmState::kFailed : job.cancelled ? WarmState::kCancelled : WarmState::kWarm;
@@ -194,7 +174,7 @@ Status Warmer::warm(Job& job, std::vector<VersionFile> files) {
   while (!files.empty()) {
     const auto memory = TRY(obtain(job, files));
     if (memory.empty()) return {};  // cancelled, or there is no room and nobody waits for it
-    Status filled = fill_files(memory, filler_, arena_, cache_.budget() / 8, job.cancelled);
+    Status filled = fill_files(memory, *job.source, arena_, cache_.budget() / 8, job.cancelled);
     settle(job, memory);
     if (!filled) return filled;
   }
@@ -236,15 +216,16 @@ Result<std::vector<std::shared_ptr<WarmFile>>> Warmer::obtain(Job& job, std::vec
 Result<std::shared_ptr<WarmFile>> Warmer::try_obtain(const Job& job, const VersionFile& file) {
   if (const auto slot = slot_of(file); slot != slots_.end()) return slot->file;
   sweep();
-  const uint64_t size = size_of(file);
+  const uint64_t size = job.source->size_of(file);
   for (;;) {
     const bool system_has_it = available_memory().value_or(UINT64_MAX) >= size + kLeftToSystem;
-    if (auto room = system_has_it ? cache_.set_aside(size) : std::nullopt) return add_slot(file, std::move(*room));
+    if (auto room = system_has_it ? cache_.set_aside(size) : std::nullopt)
+      return add_slot(*job.source, file, std::move(*room));
     auto slot = oldest_unused(job.ordinal, size);
     if (slot != slots_.end() && !slot->lent) {
       if (slot->ready) --ready_;
       slot->ready = false;
-      slot->file->assign(filler_, file, ancestor_of(file));
+      slot->file->assign(*job.source, file, ancestor_of(*job.source, file));
       return slot->file;
     }
     if (slot == slots_.end()) slot = oldest_unused(job.ordinal, std::nullopt);
@@ -254,19 +235,20 @@ Result<std::shared_ptr<WarmFile>> Warmer::try_obtain(const Job& job, const Versi
 }
 
 /// Needs mutex_.
-Result<std::shared_ptr<WarmFile>> Warmer::add_slot(const VersionFile& file, Cache::Reservation room) {
-  auto memory = std::make_shared<WarmFile>(TRY(memory_files_.make(size_of(file))), std::move(room));
-  memory->assign(filler_, file, ancestor_of(file));
+Result<std::shared_ptr<WarmFile>> Warmer::add_slot(const Filler& source, const VersionFile& file,
+                                                   Cache::Reservation room) {
+  auto memory = std::make_shared<WarmFile>(TRY(memory_files_.make(source.size_of(file))), std::move(room));
+  memory->assign(source, file, ancestor_of(source, file));
   slots_.push_back({memory, false, false, ++clock_});
   return memory;
 }
 
 /// Needs mutex_.  The newest earlier version whose memory this file can be made from, or null.
-std::shared_ptr<const WarmFile> Warmer::ancestor_of(const VersionFile& file) const {
+std::shared_ptr<const WarmFile> Warmer::ancestor_of(const Filler& source, const VersionFile& file) const {
   const Slot* best = nullptr;
   for (const Slot& slot : slots_) {
     const size_t ordinal = slot.file->file().ordinal;
-    if (!slot.ready || ordinal >= file.ordinal || !filler_.alike(slot.file->file(), file)) continue;
+    if (!slot.ready || ordinal >= file.ordinal || !source.alike(slot.file->file(), file)) continue;
     if (best == nullptr || ordinal > best->file->file().ordinal) best = &slot;
   }
   return best == nullptr ? nullptr : best->file;
@@ -321,11 +303,26 @@ bool Warmer::has(const VersionFile& file) const {
   return slot != slots_.end() && slot->ready;
 }
 
-WarmStatus Warmer::status(size_t ordinal) const {
-  WarmStatus status;
-  status.total = total_bytes(ordinal);
-  bool all_ready = true;
+WarmStatus Warmer::status(const Filler& source, size_t ordinal) const {
+  const uint64_t total = source.total_bytes(ordinal);
   const Lock lock(mutex_);
+  return status_of(total, ordinal);
+}
+
+WarmStatus Warmer::wait(const Filler& source, size_t ordinal, std::chrono::milliseconds limit) {
+  const uint64_t total = source.total_bytes(ordinal);
+  Lock lock(mutex_);
+  const auto job = jobs_.find(ordinal);
+  const auto known = job == jobs_.end() ? nullptr : job->second;  // it may be forgotten while we wait
+  if (known) changed_.wait_for(lock, limit, [&] { return !is_active(known->state) || ending_; });
+  return status_of(total, ordinal);
+}
+
+/// Needs mutex_.
+WarmStatus Warmer::status_of(uint64_t total, size_t ordinal) const {
+  WarmStatus status;
+  status.total = total;
+  bool all_ready = true;
   for (const Slot& slot : slots_) {
     if (slot.file->file().ordinal != ordinal) continue;
     status.bytes += slot.ready ? slot.file->size() : slot.file->done();

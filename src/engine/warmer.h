@@ -4,6 +4,7 @@
 #include <oneapi/tbb/task_arena.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -26,7 +27,8 @@
 
 namespace weightfs {
 
-/// Decodes versions into memory ahead of their readers.  Thread-safe.
+/// Decodes versions into memory ahead of their readers.  Thread-safe.  One for all engines of a mount: what it needs
+/// of the one that asks is that engine's Filler, which a job keeps.
 ///
 /// One thread of its own works off what start() asks for, one version after the other, with all decoding threads but
 /// behind what readers wait for.  The memory counts in the cache's budget.  When that is used up, files that were not
@@ -36,22 +38,27 @@ namespace weightfs {
 /// pages of it may still be on their way through a pipe or a socket.  Then a new file takes its place.
 class Warmer {
  public:
-  Warmer(const Snapshot& snapshot, Filler filler, Cache& cache, unsigned threads);
+  using Source = std::shared_ptr<const Filler>;
+
+  Warmer(Cache& cache, unsigned threads);
   ~Warmer();
   Warmer(const Warmer&) = delete;
   Warmer& operator=(const Warmer&) = delete;
 
   /// Asks for a version and returns.  Fails with warm.no_room when it could never fit.
-  Status start(size_t ordinal);
+  Status start(const Source& source, size_t ordinal);
   /// The same for one file, and only if there is memory for it now: nobody waits for it.  False when it is known
   /// already that nothing will come of it.
-  bool start_file(const VersionFile& file);
+  bool start_file(const Source& source, const VersionFile& file);
   /// Stops; what is there already stays, and start() goes on from it.
   void cancel(size_t ordinal);
   /// Stops and gives the memory back, of files that are in use when their last reader is done.
   void drop(size_t ordinal);
 
-  WarmStatus status(size_t ordinal) const;
+  /// Returns when a version that start() was called for is warm, or will not be, or the time is over.
+  WarmStatus wait(const Filler& source, size_t ordinal, std::chrono::milliseconds limit);
+
+  WarmStatus status(const Filler& source, size_t ordinal) const;
   /// A file's memory, once all of it is there; it stays as it is while anybody holds this.
   std::shared_ptr<const MemoryFile> find(const VersionFile& file) { return find(file, false); }
   /// The same for whoever passes it on to the kernel.
@@ -63,6 +70,7 @@ class Warmer {
 
  private:
   struct Job {
+    Source source;
     size_t ordinal = 0;
     std::optional<size_t> entry;  ///< only this file, and without waiting
     WarmState state = WarmState::kQueued;
@@ -79,10 +87,7 @@ class Warmer {
   using Slots = std::list<Slot>;
   using Lock = std::unique_lock<std::mutex>;
 
-  bool decodes(const VersionFile& file) const;
-  std::vector<VersionFile> files_of(const Job& job) const;
-  uint64_t size_of(const VersionFile& file) const;
-  uint64_t total_bytes(size_t ordinal) const;
+  WarmStatus status_of(uint64_t total, size_t ordinal) const;
   std::shared_ptr<const MemoryFile> find(const VersionFile& file, bool lend);
   void enqueue(std::shared_ptr<Job> job);
   void cancel_jobs(size_t ordinal);
@@ -91,9 +96,9 @@ class Warmer {
   Status warm(Job& job, std::vector<VersionFile> files);
   Result<std::vector<std::shared_ptr<WarmFile>>> obtain(Job& job, std::vector<VersionFile>& files);
   Result<std::shared_ptr<WarmFile>> try_obtain(const Job& job, const VersionFile& file);
-  Result<std::shared_ptr<WarmFile>> add_slot(const VersionFile& file, Cache::Reservation room);
+  Result<std::shared_ptr<WarmFile>> add_slot(const Filler& source, const VersionFile& file, Cache::Reservation room);
   void settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files);
-  std::shared_ptr<const WarmFile> ancestor_of(const VersionFile& file) const;
+  std::shared_ptr<const WarmFile> ancestor_of(const Filler& source, const VersionFile& file) const;
   Slots::iterator oldest_unused(size_t ordinal, std::optional<uint64_t> size);
   Slots::iterator slot_of(const VersionFile& file);
   Slots::const_iterator slot_of(const VersionFile& file) const;
@@ -101,8 +106,6 @@ class Warmer {
   static bool in_use(const Slot& slot);
   void sweep();
 
-  const Snapshot& snapshot_;
-  const Filler filler_;
   Cache& cache_;
   const MemoryFiles memory_files_;
   tbb::task_arena arena_;

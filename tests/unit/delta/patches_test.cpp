@@ -253,11 +253,14 @@ TEST_F(Patches, BadOverwritePayloadsAreRefusedWithTheirReason) {
   EXPECT_EQ(fails(raw(0, {}, "")), kFine) << "nothing to overwrite is fine";
 }
 
-TEST_F(Patches, AReplacedPayloadFileIsAnError) {
-  const std::string frame = test::zstd_frame(std::string(12, 'x'));
+TEST_F(Patches, AReplacedPayloadFileIsReadAsItWasOpenedAndAnEditedOneNot) {
+  const std::string frame = test::zstd_frame(std::string(12, '\0'));
   const std::string path = folder_.write("replaced", frame);
   const XorPatch patch({*files_.open(path), 0, frame.size(), 12, 1});
-  std::filesystem::rename(folder_.write("other", frame), path);
+  std::filesystem::rename(path, folder_.path("aside"));
+  folder_.write("replaced", test::zstd_frame(std::string(12, 'x')));
+  EXPECT_EQ(*apply_patch(patch, std::string(12, '.')), std::string(12, '.'));
+  folder_.write("aside", frame + frame);
   EXPECT_EQ(code_of(apply_patch(patch, std::string(12, '.'))), ErrorCode::kIoChanged);
 }
 

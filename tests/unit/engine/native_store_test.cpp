@@ -247,7 +247,22 @@ TEST_F(NativeOnDisk, AFlippedByteAnywhereInAPayloadFileIsAnErrorOrHarmless) {
   EXPECT_GT(errors, 1000u) << "damage of index, layout and blocks is found";
 }
 
-TEST_F(NativeOnDisk, APayloadFileThatWasReplacedIsAnError) {
+TEST_F(NativeOnDisk, APayloadFileThatWasReplacedIsStillTheAdmittedOne) {
+  std::mt19937_64 random(25);
+  MadeStore store(folder_.path(), model(random));
+  FakeObjects objects = store.next("base");
+  train(objects[1].bytes, random, 0.01);
+  store.add("v1", "base", objects);
+  open(store);
+  const std::string path = store.payload_of("v1");
+  const size_t size = read_whole(path).size();
+  fs::remove(path);
+  write_file(path, std::string(size, 'x'));
+  std::string out(100'000, '?');
+  EXPECT_TRUE(read("v1", "model-00001-of-00002.safetensors", 100'000, out));
+}
+
+TEST_F(NativeOnDisk, APayloadFileThatWasEditedIsAnError) {
   std::mt19937_64 random(24);
   MadeStore store(folder_.path(), model(random));
   FakeObjects objects = store.next("base");
@@ -256,7 +271,6 @@ TEST_F(NativeOnDisk, APayloadFileThatWasReplacedIsAnError) {
   open(store);
   const std::string path = store.payload_of("v1");
   const std::string bytes = read_whole(path);
-  fs::remove(path);
   write_file(path, bytes + "more");
   std::string out(100'000, '?');
   const Status status = read("v1", "model-00001-of-00002.safetensors", 100'000, out);
