@@ -11,6 +11,7 @@ namespace weightfs::cli {
 
 Result<int> run_log(const Options& options);
 Result<int> run_show(const Options& options);
+Result<int> run_show_since(const Options& options);  // the part of run_show() that is asked for with --since
 Result<int> run_verify(const Options& options);
 Result<int> run_export(const Options& options);
 Result<int> run_diff(const Options& options);

@@ -239,6 +239,7 @@ void print_report(const Json& report, bool all) {
 }  // namespace
 
 Result<int> run_show(const Options& options) {
+  if (options.since) return run_show_since(options);
   const std::string& name = options.versions.front();
   const auto status = TRY(read_mount_status(options.source));
   const Json report = status ? TRY(report_of_mount(options.source, *status, name))
