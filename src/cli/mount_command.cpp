@@ -9,17 +9,18 @@
 #include <malloc.h>
 #include <unistd.h>
 
-#include <cerrno>
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <map>
-#include <mutex>
 #include <thread>
 
 #include "chain/snapshot.h"
 #include "cli/background.h"
+#include "cli/following.h"
+#include "cli/mount_report.h"
 #include "cli/report.h"
 #include "cli/terminal.h"
 #include "common/log.h"
@@ -36,74 +37,6 @@ namespace {
 constexpr int kCannotStatus = 3;
 constexpr size_t kMaxRefusedLines = 10;
 constexpr auto kPatience = std::chrono::seconds(10);  // for readers after SIGTERM
-
-/// What .weightfs says.  Thread-safe.
-class MountReport final : public ControlFiles {
- public:
-  MountReport(std::shared_ptr<const Snapshot> snapshot, std::shared_ptr<Engine> engine, Files files)
-      : snapshot_(std::move(snapshot)), engine_(std::move(engine)), files_(std::move(files)) {}
-
-  /// `session` must live as long as anybody asks.
-  void set_facts(MountFacts facts, const Session& session) {
-    const std::lock_guard lock(mutex_);
-    facts_ = std::move(facts);
-    session_ = &session;
-  }
-  std::string status_json() override { return cli::status_json(*snapshot_, files_, *engine_, facts()); }
-  std::string version_json(const std::string& name) override { return cli::version_json(*snapshot_, name); }
-  std::string warm_json(const std::string& name) override {
-    const bool passthrough = facts().passthrough == "on";
-    const std::lock_guard lock(mutex_);
-    return cli::warm_json(*snapshot_, *engine_, name, passthrough, refusals_[name]);
-  }
-  int warm(const std::string& name, WarmCommand command) override;
-
- private:
-  MountFacts facts() {
-    const std::lock_guard lock(mutex_);
-    if (session_ == nullptr) return facts_;
-    note_passthrough(facts_, session_->passthrough());
-    const auto streams = session_->streams();
-    facts_.streams = streams.streams;
-    facts_.bytes_stored = streams.bytes_stored;
-    return facts_;
-  }
-  static void note_passthrough(MountFacts& facts, PassthroughState state) {
-    facts.passthrough = std::move(state.state);
-    facts.passthrough_open = state.open_files;
-    facts.passthrough_refused = state.refused;
-  }
-
-  std::shared_ptr<const Snapshot> snapshot_;
-  std::shared_ptr<Engine> engine_;
-  Files files_;
-  std::mutex mutex_;
-  MountFacts facts_;
-  std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
-  const Session* session_ = nullptr;
-};
-
-int MountReport::warm(const std::string& name, WarmCommand command) {
-  const auto ordinal = snapshot_->find_admitted(name);
-  if (!ordinal) return ENOENT;
-  Status status;
-  switch (command) {
-    case WarmCommand::kStart:
-      status = engine_->warm(*ordinal);
-      break;
-    case WarmCommand::kCancel:
-      engine_->cancel_warming(*ordinal);
-      break;
-    case WarmCommand::kDrop:
-      engine_->drop_warm(*ordinal);
-      break;
-    default:
-      return EINVAL;
-  }
-  const std::lock_guard lock(mutex_);
-  refusals_[name] = status ? std::nullopt : std::optional(status.error());
-  return status ? 0 : status.error().posix();
-}
 
 /// Stops a session when SIGTERM, SIGINT or SIGHUP arrives.  Create before any other thread, which then
 /// inherit the blocked signals.
@@ -234,16 +167,50 @@ StreamPolicy stream_policy(std::string_view name) {
   return name == "memory" ? StreamPolicy::kMemory : StreamPolicy::kStore;
 }
 
+FollowOptions follow_options(const MountOptions& options) {
+  FollowOptions follow;
+  follow.source = {options.source, options.base, options.verify};
+  if (options.follow.keep != 0) follow.keep = options.follow.keep;
+  return follow;
+}
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+}
+
+/// What keeps the mount up with its source; null unless that is wanted.
+std::unique_ptr<Following> follow(const MountOptions& options, const std::string& mount_point, const Files& files,
+                                  const std::shared_ptr<const Snapshot>& snapshot, MountReport& report, Vfs& vfs,
+                                  Session& session) {
+  if (!options.follow.on) return nullptr;
+  const FollowOptions how = follow_options(options);
+  FollowingOptions following{milliseconds(options.follow.poll), options.follow.warm, options.follow.on_advance,
+                             milliseconds(options.follow.advance_limit), mount_point};
+  Following::Actions actions;
+  actions.show = [&](const std::shared_ptr<const Serving>& serving) {
+    auto table = NodeTable::build(tree_contents(serving->catalog));
+    if (!table) return log::write(log::Level::kError, "follow.not_shown", table.error().text());
+    report.set_serving(serving);
+    session.root_changed(vfs.show(*std::move(table), engine_reader(serving->versions)));
+  };
+  actions.pinned = [&] { return vfs.pinned(); };
+  actions.pins = [&] { return vfs.pinned_trees(); };
+  return std::make_unique<Following>(Follower::make(files, how, snapshot), how.keep, report.serving(),
+                                     std::move(following), std::move(actions));
+}
+
 /// Serves until unmounted.
 Status serve(const MountOptions& options, const std::string& mount_point, const Files& files,
              const std::shared_ptr<const Snapshot>& snapshot, ReadyNotice& notice) {
   StopOnSignal stop_on_signal;
-  const auto engine = std::make_shared<Engine>(snapshot, engine_options(options));
-  auto table = TRY(NodeTable::build(tree_contents(snapshot)));
-  auto owned_report = std::make_unique<MountReport>(snapshot, engine, files);
+  const auto serving = serve_all(snapshot, std::make_shared<Engine>(snapshot, engine_options(options)));
+  auto table = TRY(NodeTable::build(tree_contents(serving->catalog)));
+  auto owned_report = std::make_unique<MountReport>(serving, files);
   MountReport& report = *owned_report;
-  auto vfs = std::make_shared<Vfs>(std::move(table), engine_reader(engine), std::move(owned_report),
-                                   VfsOptions{::getuid(), ::getgid()});
+  VfsOptions vfs_options{::getuid(), ::getgid()};
+  if (options.follow.on) vfs_options.pin_grace = milliseconds(options.follow.pin_grace);
+  auto vfs =
+      std::make_shared<Vfs>(std::move(table), engine_reader(serving->versions), std::move(owned_report), vfs_options);
   const auto session = TRY(Session::mount(vfs, {.mount_point = mount_point,
                                                 .source = options.source,
                                                 .allow_other = options.allow_other,
@@ -251,14 +218,18 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
                                                 .read_ahead = options.read_ahead,
                                                 .passthrough = options.passthrough,
                                                 .streams = stream_policy(options.warm_on_open)}));
+  const auto following = follow(options, mount_point, files, snapshot, report, *vfs, *session);
+  if (following) report.set_follow([&] { return following->state(); });
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
     report.set_facts(facts, *session);
     announce(*snapshot, facts);
+    if (following) following->start();
     if (!notice.send()) ::kill(::getpid(), SIGTERM);
   });
   stop_on_signal.end();
+  report.set_follow(nullptr);
   log::event(log::Level::kInfo, "mount.ended", "{}", quote(mount_point));
   return served;
 }

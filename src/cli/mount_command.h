@@ -9,6 +9,17 @@ namespace weightfs::cli {
 /// Measured: see docs/PERFORMANCE.md.
 inline constexpr uint64_t kDefaultReadAhead = 4u << 20;
 
+/// How a mount keeps up with its source.
+struct MountFollowOptions {
+  bool on = false;
+  double poll = 5;             ///< seconds
+  uint64_t keep = 0;           ///< versions beside the base; 0: all
+  bool warm = true;            ///< --warm=latest
+  double pin_grace = 60;       ///< seconds
+  std::string on_advance;      ///< a command for the shell, or empty
+  double advance_limit = 300;  ///< seconds
+};
+
 /// `weightfs mount`, as the command line gives it.
 struct MountOptions {
   std::string source;
@@ -22,6 +33,7 @@ struct MountOptions {
   uint64_t read_ahead = kDefaultReadAhead;  ///< bytes; 0: leave the kernel's
   bool passthrough = true;                  ///< --passthrough=auto
   std::string warm_on_open = "stream";      ///< off, stream or memory
+  MountFollowOptions follow;
   std::string log_level = "info";
   std::string log_file;  ///< empty: stderr in the foreground, else syslog
 };

@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "cli/follow_options.h"
 #include "cli/store_options.h"
 #include "common/log.h"
 #include "common/text.h"
@@ -146,10 +147,12 @@ void declare_mount(CLI::App& root, Options& options) {
   add_mount_resources(app, mount);
   add_mount_kernel(app, mount);
   add_mount_streams(app, mount);
+  add_mount_follow(app, mount.follow);
   add_mount_log(app, mount);
   app.footer(
       example("  weightfs mount --base models/Qwen3-0.6B runs/7/bucket /mnt/qwen\n"
-              "  ls /mnt/qwen             # base  latest  step_000001  step_000002 ...\n"));
+              "  ls /mnt/qwen             # base  latest  step_000001  step_000002 ...\n"
+              "  weightfs mount --follow --keep 8 runs/7/bucket /mnt/live\n"));
 }
 
 void declare_umount(CLI::App& root, Options& options) {
@@ -206,11 +209,18 @@ void declare_show(CLI::App& root, Options& options) {
   add_positional(app, "VERSION", options.versions[0], "Name of a version, or 'latest'");
   add_base(app, options.base);
   add_verify(app, options.verify);
-  app.add_flag("-a,--all", options.all, "List unchanged tensors too");
+  auto* all = app.add_flag("-a,--all", options.all, "List unchanged tensors too");
+  // A function, so that an empty name is one that does not exist and not no option at all.
+  app.add_option_function<std::string>(
+         "--since", [&options](const std::string& name) { options.since = name; },
+         "List instead what may differ from version OTHER, older or newer")
+      ->excludes(all)
+      ->type_name("OTHER");
   add_json(app, options.json);
   app.footer(
       example("  weightfs show --base models/Qwen3-0.6B runs/7/bucket latest\n"
-              "  weightfs show /mnt/qwen step_000042\n"));
+              "  weightfs show /mnt/qwen step_000042\n"
+              "  weightfs show /mnt/qwen latest --since step_000042\n"));
 }
 
 void declare_verify(CLI::App& root, Options& options, std::vector<std::string>& named) {

@@ -60,6 +60,7 @@ struct Options {
   std::string to = "memory";          ///< warm --to: memory or page-cache
   bool drop = false;                  ///< warm --drop
   bool all = false;                   ///< show --all
+  std::optional<std::string> since;   ///< show --since: the version to compare with
   StoreCommandOptions store;          ///< init, commit, import, squash, prune
   MountOptions mount;                 ///< mount: complete, its source and base included
 };

@@ -85,18 +85,25 @@ std::string path_of(const std::vector<ModelFolder::Entry>& entries, size_t entry
 }
 
 /// The way of a version is that of its slowest file.
-Json served_object(const Snapshot& snapshot, const Engine& engine, const Version& version, const MountFacts& facts) {
+std::string_view slowest_way(const Json& files, bool passthrough) {
+  if (files["decode"] != 0) return "decode";
+  if (files["memory"] != 0) return "memory";
+  return passthrough ? "passthrough" : "base";
+}
+
+/// `shown`: index of a version that is shown; nothing: it is refused.
+Json served_object(const Serving& serving, const Version& version, std::optional<size_t> shown,
+                   const MountFacts& facts) {
   Json object = version_object(version);
   Json served_by = nullptr;
   Json files = nullptr;
   WarmStatus warm;
-  if (const auto ordinal = version.admitted() ? snapshot.find_admitted(version.name) : std::nullopt) {
+  if (shown) {
+    const auto& [engine, ordinal] = serving.versions[*shown];
     const bool passthrough = facts.passthrough == "on";
-    files = served_files(snapshot, engine, *ordinal, passthrough);
-    served_by = files["decode"] != 0   ? "decode"
-                : files["memory"] != 0 ? "memory"
-                                       : (passthrough ? "passthrough" : "base");
-    warm = engine.warm_status(*ordinal);
+    files = served_files(engine->snapshot(), *engine, ordinal, passthrough);
+    served_by = slowest_way(files, passthrough);
+    warm = engine->warm_status(ordinal);
   }
   object["served_by"] = std::move(served_by);
   object["served_files"] = std::move(files);
@@ -274,10 +281,91 @@ std::string warm_json(const Snapshot& snapshot, const Engine& engine, std::strin
   });
 }
 
-std::string status_json(const Snapshot& snapshot, const Files& files, const Engine& serving, const MountFacts& facts) {
-  const EngineStatus engine = serving.status();
+namespace {
+
+/// All versions by number.  What is not shown while a source is followed may only have to wait.
+Json versions_array(const Serving& serving, const MountFacts& facts, bool followed) {
   Json versions = Json::array();
-  for (const auto& version : snapshot.versions()) versions.push_back(served_object(snapshot, serving, version, facts));
+  for (const Version* version : serving.catalog.versions()) {
+    const auto shown = version->admitted() ? serving.find(version->name) : std::nullopt;
+    versions.push_back(served_object(serving, *version, shown, facts));
+    if (followed && version->error && is_waiting(*version->error)) versions.back()["state"] = "waiting";
+  }
+  return versions;
+}
+
+Json hook_object(const AdvanceHook::Report& hook, const std::string& command) {
+  Json last = nullptr;
+  if (hook.last) {
+    last = {{"version", hook.last->version},
+            {"exit_status", hook.last->exit_status},
+            {"seconds", hook.last->seconds},
+            {"timed_out", hook.last->timed_out}};
+  }
+  return {{"command", command},        {"runs", hook.runs},       {"failures", hook.failures},
+          {"timeouts", hook.timeouts}, {"skipped", hook.skipped}, {"running", hook.running},
+          {"last", std::move(last)}};
+}
+
+Json follow_object(const std::optional<FollowState>& follow) {
+  if (!follow) return nullptr;
+  return {
+      {"poll_seconds", follow->poll_seconds},
+      {"keep", or_null(follow->keep)},
+      {"warm", follow->warm ? "latest" : "none"},
+      {"inotify", follow->inotify},
+      {"problem", error_or_null(follow->problem)},
+      {"admitted", follow->admitted},
+      {"refusals", follow->refusals},
+      {"latest_moved_at", follow->latest_moved_at},
+      {"seconds_since_latest", follow->seconds_since_latest},
+      {"last_delay_seconds", or_null(follow->last_delay_seconds)},
+      {"pins", follow->pins},
+      {"on_advance", follow->hook ? hook_object(*follow->hook, follow->hook_command) : Json(nullptr)},
+  };
+}
+
+/// Whether anything was published that the version's bytes can be compared with.
+bool has_digests(const Snapshot& snapshot, size_t ordinal) {
+  if (snapshot.is_native()) return !snapshot.state(ordinal).links.empty();
+  const auto& delta = snapshot.admitted(ordinal).delta;
+  return delta && std::any_of(delta->tensors.begin(), delta->tensors.end(), [](const auto& t) { return t.digest; });
+}
+
+std::string_view digest_state(const Serving& serving, size_t shown) {
+  const auto& [snapshot, ordinal] = serving.catalog.shown()[shown];
+  if (!has_digests(*snapshot, ordinal)) return "none";
+  return serving.verified[shown] ? "verified" : "unverified";
+}
+
+std::string warm_percent(const WarmStatus& warm) {
+  return std::to_string(warm.total == 0 ? 100 : warm.bytes * 100 / warm.total);
+}
+
+}  // namespace
+
+std::map<std::string, std::string> root_attributes(const Serving& serving) {
+  return {{"latest", serving.catalog.latest().version().name},
+          {"versions", std::to_string(serving.catalog.shown().size())}};
+}
+
+std::map<std::string, std::string> attributes(const Serving& serving, size_t version, size_t entry, bool passthrough) {
+  const auto& [engine, ordinal] = serving.versions[version];
+  const Snapshot& snapshot = engine->snapshot();
+  const Version& shown = snapshot.admitted(ordinal);
+  std::map<std::string, std::string> all = {{"version", shown.name}, {"parent", shown.parent}};
+  if (entry == 0) {
+    all["digest"] = digest_state(serving, version);
+    all["warm"] = warm_percent(engine->warm_status(ordinal));
+  } else if (snapshot.folder(ordinal).entries()[entry].kind != ModelFolder::EntryKind::kDirectory) {
+    all["served_by"] = serving_of(snapshot, *engine, ordinal, entry, passthrough);
+  }
+  return all;
+}
+
+std::string status_json(const Serving& serving, const Files& files, const MountFacts& facts,
+                        const std::optional<FollowState>& follow) {
+  const EngineStatus engine = serving.engine().status();
   return json_text({
       {"pid", facts.pid},
       {"version", WEIGHTFS_VERSION},
@@ -285,15 +373,16 @@ std::string status_json(const Snapshot& snapshot, const Files& files, const Engi
       {"base", facts.base},
       {"mount_point", facts.mount_point},
       {"started_at", facts.started_at},
-      {"latest", snapshot.admitted(snapshot.latest()).name},
+      {"latest", serving.catalog.latest().version().name},
       {"verify", facts.verify ? "tensor" : "off"},
       {"allow_other", facts.allow_other},
       {"isa", codec::level_name(codec::kernels().level)},
       {"threads", engine.threads},
-      {"versions", std::move(versions)},
+      {"versions", versions_array(serving, facts, follow.has_value())},
       {"counters", counters_object(engine, files.counters())},
       {"memory", memory_object(engine)},
       {"kernel", kernel_object(facts)},
+      {"follow", follow_object(follow)},
   });
 }
 

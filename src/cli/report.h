@@ -4,11 +4,14 @@
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "chain/snapshot.h"
+#include "cli/follow_state.h"
+#include "cli/serving.h"
 #include "engine/engine.h"
 #include "io/files.h"
 
@@ -47,8 +50,12 @@ using ChangedCounts = std::map<size_t, uint64_t>;
 
 /// Array of objects, one a version, refused ones included.
 std::string log_json(const Snapshot& snapshot);
-/// The state of a mount: what `.weightfs/status.json` holds.
-std::string status_json(const Snapshot& snapshot, const Files& files, const Engine& engine, const MountFacts& facts);
+/// The state of a mount: what `.weightfs/status.json` holds.  `follow`: of one that follows its source.
+std::string status_json(const Serving& serving, const Files& files, const MountFacts& facts,
+                        const std::optional<FollowState>& follow);
+/// Extended attributes, without their prefix, of the root; of a shown version's folder or of what lies below it.
+std::map<std::string, std::string> root_attributes(const Serving& serving);
+std::map<std::string, std::string> attributes(const Serving& serving, size_t version, size_t entry, bool passthrough);
 /// How far a version is decoded into memory, and how its files are served: `.weightfs/versions/NAME/warm.json`.
 /// `refusal`: why it was not begun, if it was not.  "null" for a name that was not admitted.
 std::string warm_json(const Snapshot& snapshot, const Engine& engine, std::string_view name, bool passthrough,

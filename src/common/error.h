@@ -77,6 +77,9 @@ namespace weightfs {
   X(kChainDuplicate, "chain.duplicate_version", EIO, "two deltas carry one number")                              \
   X(kChainParentRefused, "chain.parent_refused", EIO, "it builds on a version that was refused")                 \
   X(kChainOtherRun, "chain.other_run", EIO, "left over from an earlier run in the same folder")                  \
+  X(kChainGap, "chain.gap", EIO, "a number before it is missing; it may still arrive")                           \
+  X(kChainRewritten, "chain.rewritten", EIO, "other content under the number of an admitted version")            \
+  X(kChainLate, "chain.late", EIO, "it arrived after a later version had been admitted without it")              \
   X(kChainUnpublished, "chain.unpublished", EIO, "beyond the version that the source's `latest` names")          \
   X(kNativeManifest, "native.bad_manifest", EIO, "a manifest is damaged or not one that weightfs writes")        \
   X(kNativeFeature, "native.unsupported_feature", EIO, "a feature that this weightfs does not know is required") \

@@ -3,8 +3,8 @@
 // true: exactly one reply a request, as the last thing an operation does; no exception reaches libfuse;
 // a read is answered with all its bytes or with an errno.
 //
-// Left to libfuse's own answers on purpose: opendir, releasedir and forget (nothing to do: handles and nodes
-// hold no state); flush, access, getxattr, listxattr, lseek (ENOSYS once, then the kernel never asks again).
+// Left to libfuse's own answers on purpose: opendir and releasedir (nothing to do: handles hold no state); flush,
+// access, lseek (ENOSYS once, then the kernel never asks again).
 #include "fuse/ops.h"
 
 #include <fcntl.h>
@@ -17,6 +17,8 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "common/log.h"
 #include "fuse/control.h"
@@ -106,9 +108,20 @@ void on_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
     const auto attributes = vfs.getattr(*id);
     if (!attributes) return attributes.error();
     const auto entry = entry_for(*id, *attributes);
-    fuse_reply_entry(request, &entry);
+    vfs.looked_up(*id);
+    if (fuse_reply_entry(request, &entry) != 0) vfs.forget(*id, 1);  // the kernel does not know it
     return 0;
   });
+}
+
+void on_forget(fuse_req_t request, fuse_ino_t id, uint64_t times) {
+  context_of(request).vfs->forget(id, times);
+  fuse_reply_none(request);
+}
+
+void on_forget_multi(fuse_req_t request, size_t count, fuse_forget_data* forgets) {
+  for (size_t i = 0; i < count; ++i) context_of(request).vfs->forget(forgets[i].ino, forgets[i].nlookup);
+  fuse_reply_none(request);
 }
 
 void on_getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info*) {
@@ -122,7 +135,7 @@ void on_getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info*) {
 
 void on_readlink(fuse_req_t request, fuse_ino_t id) {
   guarded(request, "readlink", [&](Vfs& vfs) {
-    const auto target = vfs.readlink(id);
+    const auto target = vfs.readlink(id, fuse_req_ctx(request)->pid);
     if (!target) return target.error();
     fuse_reply_readlink(request, target->c_str());
     return 0;
@@ -160,7 +173,7 @@ int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* 
 void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
   guarded(request, "open", [&](Vfs& vfs) {
     if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC) != 0) return EROFS;
-    const auto opened = vfs.open(id);
+    const auto opened = vfs.open(id, fuse_req_ctx(request)->pid);
     if (!opened) return opened.error();
     if (!opened->control && context_of(request).passthrough.on()) return open_by_kernel(request, vfs, id, file);
     if (!opened->control) note_open(request, vfs, id);
@@ -213,6 +226,34 @@ void on_ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void*, fuse_f
   });
 }
 
+/// Answers a text: its size when nobody has room for it, ERANGE when there is too little.
+int reply_text(fuse_req_t request, std::string_view text, size_t room) {
+  if (room == 0) {
+    fuse_reply_xattr(request, text.size());
+    return 0;
+  }
+  if (text.size() > room) return ERANGE;
+  fuse_reply_buf(request, text.data(), text.size());
+  return 0;
+}
+
+void on_getxattr(fuse_req_t request, fuse_ino_t id, const char* name, size_t size) {
+  guarded(request, "getxattr", [&](Vfs& vfs) {
+    const auto value = vfs.attribute(id, name);
+    return value ? reply_text(request, *value, size) : value.error();
+  });
+}
+
+void on_listxattr(fuse_req_t request, fuse_ino_t id, size_t size) {
+  guarded(request, "listxattr", [&](Vfs& vfs) {
+    const auto names = vfs.attribute_names(id);
+    if (!names) return names.error();
+    std::string list;
+    for (const std::string& name : *names) list.append(name).push_back('\0');
+    return reply_text(request, list, size);
+  });
+}
+
 /// Adds one entry to `space` and answers the bytes that it takes; more than there are when it does not fit.
 size_t add_plain(fuse_req_t request, Vfs&, const DirectoryEntry& entry, char* at, size_t space) {
   struct stat type {};
@@ -229,32 +270,39 @@ size_t add_plus(fuse_req_t request, Vfs& vfs, const DirectoryEntry& entry, char*
   return fuse_add_direntry_plus(request, at, space, entry.name.data(), &param, static_cast<off_t>(entry.next_offset));
 }
 
-using AddEntry = size_t (*)(fuse_req_t, Vfs&, const DirectoryEntry&, char*, size_t);
+struct AddEntry {
+  size_t (*add)(fuse_req_t, Vfs&, const DirectoryEntry&, char*, size_t);
+  bool plus;  // the kernel knows the nodes from then on
+};
 
-void list(fuse_req_t request, const char* name, fuse_ino_t id, size_t size, off_t offset, AddEntry add) {
+void list(fuse_req_t request, const char* name, fuse_ino_t id, size_t size, off_t offset, AddEntry how) {
   guarded(request, name, [&](Vfs& vfs) {
     if (offset < 0) return EINVAL;
     std::string buffer(std::min(size, kMaxListing), '\0');
     size_t used = 0;
+    std::vector<NodeId> known;
     const int error = vfs.readdir(id, static_cast<uint64_t>(offset), [&](const DirectoryEntry& entry) {
       const size_t space = buffer.size() - used;
-      const size_t needed = add(request, vfs, entry, buffer.data() + used, space);
+      const size_t needed = how.add(request, vfs, entry, buffer.data() + used, space);
       if (needed > space) return false;
       used += needed;
+      if (how.plus && entry.name != "." && entry.name != "..") known.push_back(entry.id);
       return true;
     });
     if (error != 0) return error;
-    fuse_reply_buf(request, buffer.data(), used);
+    for (const NodeId node : known) vfs.looked_up(node);
+    if (fuse_reply_buf(request, buffer.data(), used) == 0) return 0;
+    for (const NodeId node : known) vfs.forget(node, 1);
     return 0;
   });
 }
 
 void on_readdir(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
-  list(request, "readdir", id, size, offset, add_plain);
+  list(request, "readdir", id, size, offset, {add_plain, false});
 }
 
 void on_readdirplus(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
-  list(request, "readdirplus", id, size, offset, add_plus);
+  list(request, "readdirplus", id, size, offset, {add_plus, true});
 }
 
 void on_statfs(fuse_req_t request, fuse_ino_t) {
@@ -272,12 +320,16 @@ const fuse_lowlevel_ops& operations() {
     fuse_lowlevel_ops ops{};
     ops.init = on_init;
     ops.lookup = on_lookup;
+    ops.forget = on_forget;
+    ops.forget_multi = on_forget_multi;
     ops.getattr = on_getattr;
     ops.readlink = on_readlink;
     ops.open = on_open;
     ops.read = on_read;
     ops.release = on_release;
     ops.ioctl = on_ioctl;
+    ops.getxattr = on_getxattr;
+    ops.listxattr = on_listxattr;
     ops.readdir = on_readdir;
     ops.readdirplus = on_readdirplus;
     ops.statfs = on_statfs;

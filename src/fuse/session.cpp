@@ -296,6 +296,18 @@ void Session::stop(std::chrono::milliseconds patience) {
   } while (!self.finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return self.served; }));
 }
 
+void Session::root_changed(const std::vector<std::string>& names) {
+  fuse_session* const session = impl_->session;
+  // What the kernel does not know it need not forget: failures mean nothing here.
+  for (const std::string& name : names) {
+    fuse_lowlevel_notify_inval_entry(session, FUSE_ROOT_ID, name.c_str(), name.size());
+  }
+  constexpr off_t kAttributesOnly = -1;
+  for (const NodeId node : {NodeTable::kRootId, NodeTable::kControlVersionsId}) {
+    fuse_lowlevel_notify_inval_inode(session, node, kAttributesOnly, 0);
+  }
+}
+
 Negotiated Session::negotiated() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->negotiated;

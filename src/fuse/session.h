@@ -76,6 +76,10 @@ class Session {
   /// at once and they are served for `patience` more; then their readers get errors.
   void stop(std::chrono::milliseconds patience);
 
+  /// Tells the kernel that names in the root mean nothing or something else now, and that the root has changed.  Files
+  /// and folders that are open stay as they are.  Not from a thread that serves requests.
+  void root_changed(const std::vector<std::string>& names);
+
   /// Complete once on_ready was called.
   Negotiated negotiated() const;
   PassthroughState passthrough() const;

@@ -5,7 +5,8 @@
 // indices mean nothing once the base folder has other files.
 //
 //   files of versions    0 | 39 bits version key | 24 bits entry index
-//   control files        1 | 39 bits name key    | 24 bits: 0 the folder, 1 info.json, 2 warm.json
+//   control files        1 | 39 bits name key    | 24 bits: 0 the folder, 1 info.json, 2 warm.json,
+//                                                   3 changed.json
 //   fixed nodes          1 to 5 (version key 0 is never given out)
 #include "vfs/node_table.h"
 
@@ -83,6 +84,10 @@ Result<NodeTable> NodeTable::build(TreeContents contents) {
   }
   NodeTable table;
   table.contents_ = std::move(contents);
+  for (size_t i = 1; i < table.contents_.versions.size(); ++i) {
+    auto& version = table.contents_.versions[i];
+    version.position = std::max(version.position, table.contents_.versions[i - 1].position + 1);
+  }
   TRY(table.add_listings());
   TRY(table.add_versions());
   TRY(table.add_control_names());
@@ -167,7 +172,8 @@ bool NodeTable::find(NodeId id, Node& node) const {
     node = {Node::Kind::kEntry, found->second, entry};
     return entry < entries(node.index).size();
   }
-  constexpr Node::Kind kKinds[] = {Node::Kind::kControlVersion, Node::Kind::kInfoFile, Node::Kind::kWarmFile};
+  constexpr Node::Kind kKinds[] = {Node::Kind::kControlVersion, Node::Kind::kInfoFile, Node::Kind::kWarmFile,
+                                   Node::Kind::kChangedFile};
   if (entry >= std::size(kKinds)) return false;
   node = {kKinds[entry], found->second, 0};
   return true;
@@ -191,10 +197,17 @@ NodeId NodeTable::id_of(const Node& node) const {
       return kControlBit | control_keys_[node.index] << kEntryBits | 1;
     case Node::Kind::kWarmFile:
       return kControlBit | control_keys_[node.index] << kEntryBits | 2;
+    case Node::Kind::kChangedFile:
+      return kControlBit | control_keys_[node.index] << kEntryBits | 3;
     case Node::Kind::kEntry:
       break;
   }
   return version_keys_[node.index] << kEntryBits | node.entry;
+}
+
+size_t NodeTable::find_key(uint64_t key) const {
+  const auto found = versions_by_key_.find(key);
+  return found == versions_by_key_.end() ? npos : found->second;
 }
 
 size_t NodeTable::find_version(std::string_view name) const {
@@ -207,8 +220,8 @@ size_t NodeTable::find_control_name(std::string_view name) const {
   return found == controls_by_name_.end() ? npos : found->second;
 }
 
-size_t NodeTable::find_child(size_t ordinal, size_t entry, std::string_view name) const {
-  const Listing& listing = entries(ordinal);
+size_t NodeTable::find_child(size_t version, size_t entry, std::string_view name) const {
+  const Listing& listing = entries(version);
   const auto& children = listing[entry].children;
   const auto found =
       std::lower_bound(children.begin(), children.end(), name,

@@ -13,7 +13,7 @@
 
 namespace weightfs {
 
-class Snapshot;
+class Catalog;
 
 using NodeId = uint64_t;
 
@@ -27,15 +27,16 @@ struct TreeContents {
     uint64_t identity = 0;
     int64_t mtime_ns = 0;
     std::shared_ptr<const Listing> entries;
+    uint64_t position = 0;  ///< in listings of the root: rising, and the same in all trees that show the version
   };
 
-  std::vector<TreeVersion> versions;       ///< admitted ones by ordinal; 0 is the base
-  size_t latest = 0;                       ///< ordinal that `latest` points to
+  std::vector<TreeVersion> versions;       ///< what is shown; 0 is the base
+  size_t latest = 0;                       ///< index of the version that `latest` points to
   std::vector<std::string> control_names;  ///< folders of .weightfs/versions, refused ones included
 };
 
-/// Shares the snapshot.
-TreeContents tree_contents(const std::shared_ptr<const Snapshot>& snapshot);
+/// Shares the catalog's snapshots.
+TreeContents tree_contents(const Catalog& catalog);
 
 /// Where a node sits in the tree.
 struct Node {
@@ -48,11 +49,12 @@ struct Node {
     kControlVersion,   ///< .weightfs/versions/NAME
     kInfoFile,         ///< .weightfs/versions/NAME/info.json
     kWarmFile,         ///< .weightfs/versions/NAME/warm.json
+    kChangedFile,      ///< .weightfs/versions/NAME/changed.json
     kEntry,            ///< a folder or file of a version; entry 0 is the version's folder itself
   };
 
   Kind kind = Kind::kRoot;
-  size_t index = 0;  ///< kEntry: ordinal of the version; kControlVersion and its files: index into control_names
+  size_t index = 0;  ///< kEntry: index of the version; kControlVersion and its files: index into control_names
   size_t entry = 0;  ///< kEntry: index into the version's entries
 };
 
@@ -76,23 +78,27 @@ class NodeTable {
   static Result<NodeTable> build(TreeContents contents);
 
   const TreeContents& contents() const { return contents_; }
-  /// What version `ordinal` shows.
-  const Listing& entries(size_t ordinal) const { return *contents_.versions[ordinal].entries; }
+  /// What a version shows.
+  const Listing& entries(size_t version) const { return *contents_.versions[version].entries; }
   /// The different listings, each once, and which of them a version has.
   const std::vector<std::shared_ptr<const Listing>>& listings() const { return listings_; }
-  size_t listing_of(size_t ordinal) const { return listing_of_[ordinal]; }
+  size_t listing_of(size_t version) const { return listing_of_[version]; }
+  /// What the ids of a version's entries begin with; in all tables the same.
+  uint64_t key(size_t version) const { return version_keys_[version]; }
+  /// The version with that key, or npos.
+  size_t find_key(uint64_t key) const;
 
   /// False for an id that names nothing here.
   bool find(NodeId id, Node& node) const;
   NodeId id_of(const Node& node) const;
 
   static constexpr size_t npos = static_cast<size_t>(-1);
-  /// Ordinal of an admitted version, or npos.
+  /// Index of a version, or npos.
   size_t find_version(std::string_view name) const;
   /// Index into control_names, or npos.
   size_t find_control_name(std::string_view name) const;
   /// Index of the entry `name` in folder `entry` of a version, or npos.  Logarithmic: children stand by name.
-  size_t find_child(size_t ordinal, size_t entry, std::string_view name) const;
+  size_t find_child(size_t version, size_t entry, std::string_view name) const;
 
  private:
   using Keys = std::unordered_map<uint64_t, size_t>;
@@ -104,8 +110,8 @@ class NodeTable {
   TreeContents contents_;
   std::vector<std::shared_ptr<const Listing>> listings_;
   std::vector<uint64_t> listing_digests_;  // by listing
-  std::vector<size_t> listing_of_;         // by ordinal
-  std::vector<uint64_t> version_keys_;     // by ordinal
+  std::vector<size_t> listing_of_;         // by version
+  std::vector<uint64_t> version_keys_;     // by version
   std::vector<uint64_t> control_keys_;     // by index into control_names
   Keys versions_by_key_;
   Keys controls_by_key_;

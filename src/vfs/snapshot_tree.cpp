@@ -1,50 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a snapshot and its engine to the tree: the only place where vfs looks at the layers below it.
-#include "chain/snapshot.h"
+// From a catalog and the engines of its snapshots to the tree: the only place where vfs looks at the layers below it.
+#include <unordered_set>
+
+#include "chain/catalog.h"
 #include "engine/engine.h"
-#include "vfs/vfs.h"
+#include "vfs/file_reader.h"
+#include "vfs/node_table.h"
 
 namespace weightfs {
 namespace {
 
 class EngineReader final : public FileReader {
  public:
-  explicit EngineReader(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
+  explicit EngineReader(std::vector<ServedVersion> versions) : versions_(std::move(versions)) {}
 
-  Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) override {
-    return engine_->read(ordinal, entry, offset, out);
+  Status read(size_t version, size_t entry, uint64_t offset, MutableBytes out) override {
+    return versions_[version].engine->read(versions_[version].ordinal, entry, offset, out);
   }
-  Result<LentFile> lend(size_t ordinal, size_t entry) override {
-    const auto file = engine_->snapshot().untouched_file(ordinal, entry);
-    if (!file) return engine_->lend_warm(ordinal, entry);
+  Result<LentFile> lend(size_t version, size_t entry) override {
+    const auto& [engine, ordinal] = versions_[version];
+    const auto file = engine->snapshot().untouched_file(ordinal, entry);
+    if (!file) return engine->lend_warm(ordinal, entry);
     return file->lend();
   }
-  bool warm(size_t ordinal, size_t entry) override { return engine_->warm_file(ordinal, entry); }
+  bool warm(size_t version, size_t entry) override {
+    return versions_[version].engine->warm_file(versions_[version].ordinal, entry);
+  }
 
  private:
-  std::shared_ptr<Engine> engine_;
+  const std::vector<ServedVersion> versions_;
 };
 
 }  // namespace
 
-std::unique_ptr<FileReader> engine_reader(std::shared_ptr<Engine> engine) {
-  return std::make_unique<EngineReader>(std::move(engine));
+std::unique_ptr<FileReader> engine_reader(std::vector<ServedVersion> versions) {
+  return std::make_unique<EngineReader>(std::move(versions));
 }
 
-TreeContents tree_contents(const std::shared_ptr<const Snapshot>& snapshot) {
+TreeContents tree_contents(const Catalog& catalog) {
   TreeContents contents;
-  for (size_t i = 0; i < snapshot->admitted_count(); ++i) {
-    const Version& version = snapshot->admitted(i);
+  for (const Catalog::Shown& shown : catalog.shown()) {
+    const Version& version = shown.version();
     // The pointer keeps the whole snapshot alive.
-    contents.versions.push_back(
-        {version.name, version.identity, version.mtime_ns, {snapshot, &snapshot->folder(i).entries()}});
+    contents.versions.push_back({version.name,
+                                 version.identity,
+                                 version.mtime_ns,
+                                 {shown.snapshot, &shown.snapshot->folder(shown.ordinal).entries()},
+                                 shown.ordinal});
   }
-  contents.latest = snapshot->latest();
-  for (const Version& version : snapshot->versions()) {
-    // Of two versions with one name (both refused then) the first stands for both; a refused one may
-    // carry any name.
-    if (is_entry_name(version.name) && snapshot->find(version.name) == &version) {
-      contents.control_names.push_back(version.name);
+  contents.latest = catalog.latest_index();
+  // Of two versions with one name (one of them refused, or both) one stands for both; a refused one may carry any
+  // name.
+  std::unordered_set<std::string_view> names;
+  for (const Version* version : catalog.versions()) {
+    if (is_entry_name(version->name) && names.insert(version->name).second) {
+      contents.control_names.push_back(version->name);
     }
   }
   return contents;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtual tree.  What must stay true: everything but read() answers from memory; attributes and
-// listings of a version never change; nothing here depends on what was asked before, so any process can
-// answer any request.
+// listings of a version never change; nothing here but pins of `latest` depends on what was asked before, so any
+// process can answer any request.
 #include "vfs/vfs.h"
 
 #include <algorithm>
 #include <cerrno>
+
+#include "io/processes.h"
 
 namespace weightfs {
 namespace {
@@ -16,6 +18,7 @@ constexpr const char* kStatusName = "status.json";
 constexpr const char* kVersionsName = "versions";
 constexpr const char* kInfoName = "info.json";
 constexpr const char* kWarmName = "warm.json";
+constexpr const char* kChangedName = "changed.json";
 
 constexpr size_t kMaxNameLength = 255;
 constexpr mode_t kFolderMode = S_IFDIR | 0555;
@@ -43,125 +46,132 @@ bool is_folder(const ModelFolder::Entry& entry) { return entry.kind == ModelFold
 
 bool is_control_file(const Node& node) {
   return node.kind == Node::Kind::kStatusFile || node.kind == Node::Kind::kInfoFile ||
-         node.kind == Node::Kind::kWarmFile;
+         node.kind == Node::Kind::kWarmFile || node.kind == Node::Kind::kChangedFile;
 }
 
-uint64_t add_saturating(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+LatestPins::Lookups process_lookups() {
+  LatestPins::Lookups lookups;
+  lookups.process_of = [](int32_t thread) {
+    const auto facts = facts_of(thread);
+    return facts ? facts->process : thread;
+  };
+  lookups.root_of = [](int32_t process) { return tree_root(process); };
+  return lookups;
+}
 
 }  // namespace
 
 Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<ControlFiles> control, VfsOptions options)
-    : table_(std::move(table)), reader_(std::move(reader)), control_(std::move(control)), options_(options) {
-  std::vector<uint64_t> bytes;  // by listing
-  for (const auto& listing : table_.listings()) {
-    auto& subfolders = subfolders_.emplace_back();
-    subfolders.reserve(listing->size());
-    uint64_t& sum = bytes.emplace_back(0);
-    for (const auto& entry : *listing) {
-      const auto folders = std::count_if(entry.children.begin(), entry.children.end(),
-                                         [&](size_t child) { return is_folder((*listing)[child]); });
-      subfolders.push_back(static_cast<uint32_t>(folders));
-      sum = add_saturating(sum, entry.size);
-    }
-  }
-  const auto& versions = table_.contents().versions;
-  for (size_t i = 0; i < versions.size(); ++i) {
-    newest_mtime_ns_ = std::max(newest_mtime_ns_, versions[i].mtime_ns);
-    total_bytes_ = add_saturating(total_bytes_, bytes[table_.listing_of(i)]);
-    total_files_ += versions[i].entries->size();
-  }
+    : trees_(std::make_shared<Tree>(std::move(table), std::move(reader))),
+      control_(std::move(control)),
+      options_(options),
+      pins_(options.pin_grace, process_lookups(), [] { return std::chrono::steady_clock::now(); }) {}
+
+std::vector<std::string> Vfs::show(NodeTable table, std::unique_ptr<FileReader> reader) {
+  return trees_.show(std::make_shared<Tree>(std::move(table), std::move(reader)));
 }
 
 Posix<NodeId> Vfs::lookup(NodeId parent, std::string_view name) const {
   Node node;
-  if (!table_.find(parent, node)) return kUnknownNode;
+  const TreePtr tree = trees_.find(parent, node);
+  if (!tree) return kUnknownNode;
   if (name.size() > kMaxNameLength) return Errno{ENAMETOOLONG};
   switch (node.kind) {
     case Node::Kind::kRoot:
-      return lookup_root(name);
+      return lookup_root(*tree, name);
     case Node::Kind::kEntry:
-      return lookup_entry(node, name);
+      return lookup_entry(*tree, node, name);
+    default:
+      return lookup_control(*tree, node, name);
+  }
+}
+
+Posix<NodeId> Vfs::lookup_control(const Tree& tree, const Node& node, std::string_view name) {
+  switch (node.kind) {
     case Node::Kind::kControlRoot:
       if (name == kStatusName) return NodeTable::kStatusFileId;
       if (name == kVersionsName) return NodeTable::kControlVersionsId;
       return Errno{ENOENT};
     case Node::Kind::kControlVersions: {
-      const size_t index = table_.find_control_name(name);
+      const size_t index = tree.table.find_control_name(name);
       if (index == NodeTable::npos) return Errno{ENOENT};
-      return table_.id_of({Node::Kind::kControlVersion, index});
+      return tree.table.id_of({Node::Kind::kControlVersion, index});
     }
     case Node::Kind::kControlVersion:
-      if (name == kInfoName) return table_.id_of({Node::Kind::kInfoFile, node.index});
-      if (name == kWarmName) return table_.id_of({Node::Kind::kWarmFile, node.index});
+      if (name == kInfoName) return tree.table.id_of({Node::Kind::kInfoFile, node.index});
+      if (name == kWarmName) return tree.table.id_of({Node::Kind::kWarmFile, node.index});
+      if (name == kChangedName) return tree.table.id_of({Node::Kind::kChangedFile, node.index});
       return Errno{ENOENT};
     default:
       return Errno{ENOTDIR};
   }
 }
 
-Posix<NodeId> Vfs::lookup_root(std::string_view name) const {
+Posix<NodeId> Vfs::lookup_root(const Tree& tree, std::string_view name) {
   if (name == kLatestName) return NodeTable::kLatestId;
   if (name == kControlName) return NodeTable::kControlRootId;
-  const size_t ordinal = table_.find_version(name);
-  if (ordinal == NodeTable::npos) return Errno{ENOENT};
-  return table_.id_of({Node::Kind::kEntry, ordinal, 0});
+  const size_t version = tree.table.find_version(name);
+  if (version == NodeTable::npos) return Errno{ENOENT};
+  return tree.table.id_of({Node::Kind::kEntry, version, 0});
 }
 
-Posix<NodeId> Vfs::lookup_entry(const Node& node, std::string_view name) const {
-  if (!is_folder(table_.entries(node.index)[node.entry])) return Errno{ENOTDIR};
-  const size_t child = table_.find_child(node.index, node.entry, name);
+Posix<NodeId> Vfs::lookup_entry(const Tree& tree, const Node& node, std::string_view name) {
+  if (!is_folder(tree.table.entries(node.index)[node.entry])) return Errno{ENOTDIR};
+  const size_t child = tree.table.find_child(node.index, node.entry, name);
   if (child == NodeTable::npos) return Errno{ENOENT};
-  return table_.id_of({Node::Kind::kEntry, node.index, child});
+  return tree.table.id_of({Node::Kind::kEntry, node.index, child});
 }
 
 Posix<struct stat> Vfs::getattr(NodeId id) const {
   Node node;
-  if (!table_.find(id, node)) return kUnknownNode;
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return kUnknownNode;
   struct stat out {};
   out.st_ino = id;
   out.st_uid = options_.owner;
   out.st_gid = options_.group;
   out.st_blksize = static_cast<blksize_t>(kBlockSize);
-  set_times(out, newest_mtime_ns_);
+  set_times(out, tree->newest_mtime_ns);
   out.st_mode = kFolderMode;
   out.st_nlink = 2;
   switch (node.kind) {
     // Hidden folders do not count: tools take the number of links for the number of subfolders listed.
     case Node::Kind::kRoot:
-      out.st_nlink += table_.contents().versions.size();
+      out.st_nlink += tree->table.contents().versions.size();
       break;
     case Node::Kind::kControlRoot:
       out.st_nlink += 1;
       break;
     case Node::Kind::kControlVersions:
-      out.st_nlink += table_.contents().control_names.size();
+      out.st_nlink += tree->table.contents().control_names.size();
       break;
     case Node::Kind::kControlVersion:
       break;
     case Node::Kind::kLatest:
       out.st_mode = S_IFLNK | 0777;
       out.st_nlink = 1;
-      out.st_size = static_cast<off_t>(table_.contents().versions[table_.contents().latest].name.size());
+      out.st_size = static_cast<off_t>(tree->table.contents().versions[tree->table.contents().latest].name.size());
       break;
     case Node::Kind::kStatusFile:
     case Node::Kind::kInfoFile:
     case Node::Kind::kWarmFile:
+    case Node::Kind::kChangedFile:
       out.st_mode = kFileMode;
       out.st_nlink = 1;
       break;
     case Node::Kind::kEntry:
-      entry_attributes(node, out);
+      entry_attributes(*tree, node, out);
       break;
   }
   return out;
 }
 
-void Vfs::entry_attributes(const Node& node, struct stat& out) const {
-  const auto& entry = table_.entries(node.index)[node.entry];
-  const int64_t version_time = table_.contents().versions[node.index].mtime_ns;
+void Vfs::entry_attributes(const Tree& tree, const Node& node, struct stat& out) {
+  const auto& entry = tree.table.entries(node.index)[node.entry];
+  const int64_t version_time = tree.table.contents().versions[node.index].mtime_ns;
   switch (entry.kind) {
     case ModelFolder::EntryKind::kDirectory:
-      out.st_nlink = 2 + subfolders_[table_.listing_of(node.index)][node.entry];
+      out.st_nlink = 2 + tree.subfolders[tree.table.listing_of(node.index)][node.entry];
       set_times(out, version_time);
       return;
     case ModelFolder::EntryKind::kFile:
@@ -177,83 +187,137 @@ void Vfs::entry_attributes(const Node& node, struct stat& out) const {
   out.st_blocks = static_cast<blkcnt_t>(entry.size / 512 + (entry.size % 512 != 0 ? 1 : 0));
 }
 
-Posix<std::string> Vfs::readlink(NodeId id) const {
+Posix<std::string> Vfs::readlink(NodeId id, int32_t thread) {
   Node node;
-  if (!table_.find(id, node)) return kUnknownNode;
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return kUnknownNode;
   if (node.kind != Node::Kind::kLatest) return Errno{EINVAL};
-  return table_.contents().versions[table_.contents().latest].name;
+  const auto& contents = tree->table.contents();
+  const auto& latest = contents.versions[contents.latest];
+  const uint64_t wanted = pins_.resolve(thread, latest.identity);
+  if (wanted == latest.identity) return latest.name;
+  const auto pinned = std::find_if(contents.versions.begin(), contents.versions.end(),
+                                   [&](const auto& version) { return version.identity == wanted; });
+  if (pinned != contents.versions.end()) return pinned->name;
+  pins_.forget(wanted);  // it is not shown any more
+  return latest.name;
 }
 
-Posix<Opened> Vfs::open(NodeId id) {
+Posix<Opened> Vfs::open(NodeId id, int32_t thread) {
   Node node;
-  if (!table_.find(id, node)) return kUnknownNode;
-  if (is_control_file(node)) return Opened{.handle = handles_.add(id, render(node)), .control = true};
-  if (node.kind != Node::Kind::kEntry || is_folder(table_.entries(node.index)[node.entry])) return Errno{EISDIR};
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return kUnknownNode;
+  if (is_control_file(node)) return Opened{.handle = handles_.add(id, render(*tree, node)), .control = true};
+  if (node.kind != Node::Kind::kEntry || is_folder(tree->table.entries(node.index)[node.entry])) return Errno{EISDIR};
+  pins_.opened(thread, tree->table.contents().versions[node.index].identity);
   return Opened{};
 }
 
 Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, MutableBytes out) {
   Node node;
-  if (!table_.find(id, node)) return kUnknownNode;
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return kUnknownNode;
   if (is_control_file(node)) {
-    const auto text = handles_.get(id, handle, [&] { return render(node); });
+    const auto text = handles_.get(id, handle, [&] { return render(*tree, node); });
     const ExactCount count(text->size(), offset, out.size());
     std::copy_n(as_bytes(*text).begin() + static_cast<std::ptrdiff_t>(std::min<uint64_t>(offset, text->size())),
                 count.value(), out.begin());
     return count;
   }
   if (node.kind != Node::Kind::kEntry) return Errno{EISDIR};
-  const auto& entry = table_.entries(node.index)[node.entry];
+  const auto& entry = tree->table.entries(node.index)[node.entry];
   if (is_folder(entry)) return Errno{EISDIR};
   const ExactCount count(entry.size, offset, out.size());
   if (count.value() == 0) return count;
-  const Status status = reader_->read(node.index, node.entry, offset, out.first(count.value()));
+  const Status status = tree->reader->read(node.index, node.entry, offset, out.first(count.value()));
   if (!status) return Errno{status.error().posix()};
   return count;
 }
 
-bool Vfs::find_file(NodeId id, Node& node) const {
-  return table_.find(id, node) && node.kind == Node::Kind::kEntry && !is_folder(table_.entries(node.index)[node.entry]);
+Vfs::TreePtr Vfs::find_file(NodeId id, Node& node) const {
+  TreePtr tree = trees_.find(id, node);
+  const bool found = tree && node.kind == Node::Kind::kEntry && !is_folder(tree->table.entries(node.index)[node.entry]);
+  return found ? tree : nullptr;
 }
 
 Result<LentFile> Vfs::lend(NodeId id) {
   Node node;
-  return find_file(id, node) ? reader_->lend(node.index, node.entry) : LentFile();
+  const TreePtr tree = find_file(id, node);
+  return tree ? tree->reader->lend(node.index, node.entry) : LentFile();
 }
 
 bool Vfs::warm(NodeId id) {
   Node node;
-  return find_file(id, node) && reader_->warm(node.index, node.entry);
+  const TreePtr tree = find_file(id, node);
+  return tree && tree->reader->warm(node.index, node.entry);
 }
 
 LentFile Vfs::lend_any() {
-  const Listing& base = table_.entries(0);
+  const TreePtr tree = trees_.current();
+  const Listing& base = tree->table.entries(0);
   for (size_t entry = 0; entry < base.size(); ++entry) {
     if (is_folder(base[entry])) continue;
-    if (const auto file = reader_->lend(0, entry); file && *file) return *file;
+    if (const auto file = tree->reader->lend(0, entry); file && *file) return *file;
   }
   return nullptr;
 }
 
-std::string Vfs::render(const Node& node) const {
+std::string Vfs::render(const Tree& tree, const Node& node) const {
   if (node.kind == Node::Kind::kStatusFile) return control_->status_json();
-  const std::string& name = table_.contents().control_names[node.index];
-  return node.kind == Node::Kind::kWarmFile ? control_->warm_json(name) : control_->version_json(name);
+  const std::string& name = tree.table.contents().control_names[node.index];
+  switch (node.kind) {
+    case Node::Kind::kWarmFile:
+      return control_->warm_json(name);
+    case Node::Kind::kChangedFile:
+      return control_->changed_json(name);
+    default:
+      return control_->version_json(name);
+  }
 }
 
 int Vfs::control(NodeId id, WarmCommand command) {
   Node node;
-  if (!table_.find(id, node)) return kUnknownNode.value;
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return kUnknownNode.value;
   if (node.kind != Node::Kind::kWarmFile) return ENOTTY;
-  return control_->warm(table_.contents().control_names[node.index], command);
+  return control_->warm(tree->table.contents().control_names[node.index], command);
+}
+
+/// Nothing for a node that is unknown.
+std::optional<ControlFiles::Attributes> Vfs::attributes(NodeId id) {
+  Node node;
+  const TreePtr tree = trees_.find(id, node);
+  if (!tree) return std::nullopt;
+  if (node.kind == Node::Kind::kRoot) return control_->root_attributes();
+  if (node.kind != Node::Kind::kEntry) return ControlFiles::Attributes();
+  const auto& version = tree->table.contents().versions[node.index];
+  return control_->attributes(version.name, version.identity, node.entry);
+}
+
+Posix<std::string> Vfs::attribute(NodeId id, std::string_view name) {
+  if (!name.starts_with(kAttributePrefix)) return Errno{ENODATA};  // the kernel asks for many others
+  const auto all = attributes(id);
+  if (!all) return kUnknownNode;
+  const auto found = all->find(std::string(name.substr(kAttributePrefix.size())));
+  if (found == all->end()) return Errno{ENODATA};
+  return found->second;
+}
+
+Posix<std::vector<std::string>> Vfs::attribute_names(NodeId id) {
+  const auto all = attributes(id);
+  if (!all) return kUnknownNode;
+  std::vector<std::string> names;
+  for (const auto& [name, value] : *all) names.push_back(std::string(kAttributePrefix) + name);
+  return names;
 }
 
 struct statvfs Vfs::statfs() const {
   constexpr uint64_t kUnit = 4096;
+  const TreePtr tree = trees_.current();
   struct statvfs out {};
   out.f_bsize = out.f_frsize = kUnit;
-  out.f_blocks = total_bytes_ / kUnit + (total_bytes_ % kUnit != 0 ? 1 : 0);
-  out.f_files = total_files_;
+  out.f_blocks = tree->total_bytes / kUnit + (tree->total_bytes % kUnit != 0 ? 1 : 0);
+  out.f_files = tree->total_files;
   out.f_namemax = kMaxNameLength;
   return out;
 }

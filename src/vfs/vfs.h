@@ -5,39 +5,27 @@
 #include <sys/statvfs.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/bytes.h"
 #include "common/result.h"
 #include "io/files.h"
 #include "vfs/control_handles.h"
+#include "vfs/file_reader.h"
+#include "vfs/latest_pins.h"
 #include "vfs/node_table.h"
 #include "vfs/posix.h"
+#include "vfs/tree.h"
 
 namespace weightfs {
-
-class Engine;
-
-/// Where the bytes of files come from.
-class FileReader {
- public:
-  virtual ~FileReader() = default;
-  /// Fills `out` with bytes of file `entry` in version `ordinal`; the range lies inside the file.
-  virtual Status read(size_t ordinal, size_t entry, uint64_t offset, MutableBytes out) = 0;
-  /// A file with exactly the bytes of file `entry` in version `ordinal`, on disk or in memory; null while there is
-  /// none.  What it holds stays the same while anybody holds the answer or has the file open.  Fails when a file on
-  /// disk has changed since it was admitted.
-  virtual Result<LentFile> lend(size_t /*ordinal*/, size_t /*entry*/) { return LentFile(); }
-  /// Begins to decode the whole file into memory, if there is room; false when nothing will come of it.
-  virtual bool warm(size_t /*ordinal*/, size_t /*entry*/) { return false; }
-};
-
-/// The reader of a real mount.
-std::unique_ptr<FileReader> engine_reader(std::shared_ptr<Engine> engine);
 
 /// What can be asked for through .weightfs/versions/NAME/warm.json.
 enum class WarmCommand : uint32_t { kStart = 1, kCancel = 2, kDrop = 3 };
@@ -51,8 +39,15 @@ class ControlFiles {
   virtual std::string version_json(const std::string& name) = 0;
   /// How far the version is decoded into memory.
   virtual std::string warm_json(const std::string& /*name*/) { return "null\n"; }
+  /// Against the version that it builds on: which tensors differ.
+  virtual std::string changed_json(const std::string& /*name*/) { return "null\n"; }
   /// Answers 0 or an errno.
   virtual int warm(const std::string& /*name*/, WarmCommand /*command*/) { return ENOTTY; }
+
+  /// Extended attributes, without their prefix, of the root, of a version's folder (entry 0) or of what lies below it.
+  using Attributes = std::map<std::string, std::string>;
+  virtual Attributes root_attributes() { return {}; }
+  virtual Attributes attributes(const std::string& /*version*/, uint64_t /*identity*/, size_t /*entry*/) { return {}; }
 };
 
 /// How many bytes a read yielded.  Only the end of the file can make it fewer than were asked for: the
@@ -85,6 +80,8 @@ struct DirectoryEntry {
 struct VfsOptions {
   uid_t owner = 0;
   gid_t group = 0;
+  /// How long one process tree gets the same answer from `latest`; 0: always the newest.
+  std::chrono::milliseconds pin_grace{0};
 };
 
 /// The virtual tree: nodes, attributes, folders, reads.  Thread-safe.
@@ -95,9 +92,25 @@ class Vfs {
  public:
   Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<ControlFiles> control, VfsOptions options);
 
+  /// Shows another tree from now on, all of it at once.  Nodes of versions that it lacks are served on for as long as
+  /// the kernel knows them.  Returns the names in the root that no longer mean what they meant.
+  std::vector<std::string> show(NodeTable table, std::unique_ptr<FileReader> reader);
+  /// The identities of versions that `latest` is pinned to for somebody.
+  std::vector<uint64_t> pinned() { return pins_.pinned(); }
+  /// How many process trees are.
+  size_t pinned_trees() { return pins_.trees(); }
+
+  /// The kernel was given a node, and gives it back; see `man 3 forget` of FUSE's nlookup.
+  void looked_up(NodeId id) { trees_.looked_up(id); }
+  void forget(NodeId id, uint64_t times) { trees_.forget(id, times); }
+
   Posix<NodeId> lookup(NodeId parent, std::string_view name) const;
   Posix<struct stat> getattr(NodeId id) const;
-  Posix<std::string> readlink(NodeId id) const;
+  /// `thread`: who asks, as FUSE tells it; decides what `latest` is.
+  Posix<std::string> readlink(NodeId id, int32_t thread = 0);
+  /// Names begin with kAttributePrefix.
+  Posix<std::string> attribute(NodeId id, std::string_view name);
+  Posix<std::vector<std::string>> attribute_names(NodeId id);
   /// True for the one node whose attributes and content may change: the kernel must not keep them.
   static bool is_volatile(NodeId id) { return id == NodeTable::kLatestId; }
 
@@ -106,7 +119,7 @@ class Vfs {
   using EntrySink = std::function<bool(const DirectoryEntry&)>;
   int readdir(NodeId id, uint64_t offset, const EntrySink& sink) const;
 
-  Posix<Opened> open(NodeId id);
+  Posix<Opened> open(NodeId id, int32_t thread = 0);
   /// Fills the front of `out`; the answer says how much of it.
   Posix<ExactCount> read(NodeId id, uint64_t handle, uint64_t offset, MutableBytes out);
   struct statvfs statfs() const;
@@ -121,25 +134,26 @@ class Vfs {
   /// FileReader::warm() of a file of a version.
   bool warm(NodeId id);
 
+  static constexpr std::string_view kAttributePrefix = "user.weightfs.";
   static constexpr uint64_t kBlockSize = 256u << 10;  ///< st_blksize: the engine's block
 
  private:
-  Posix<NodeId> lookup_root(std::string_view name) const;
-  Posix<NodeId> lookup_entry(const Node& node, std::string_view name) const;
-  void entry_attributes(const Node& node, struct stat& out) const;
-  /// True for a file of a version, and only then sets `node`.
-  bool find_file(NodeId id, Node& node) const;
-  NodeId parent_of(const Node& node) const;
-  std::string render(const Node& node) const;
+  using TreePtr = std::shared_ptr<const Tree>;
 
-  NodeTable table_;
-  std::unique_ptr<FileReader> reader_;
+  static Posix<NodeId> lookup_root(const Tree& tree, std::string_view name);
+  static Posix<NodeId> lookup_entry(const Tree& tree, const Node& node, std::string_view name);
+  static Posix<NodeId> lookup_control(const Tree& tree, const Node& node, std::string_view name);
+  static void entry_attributes(const Tree& tree, const Node& node, struct stat& out);
+  /// The tree that has this file of a version; null when it is none.
+  TreePtr find_file(NodeId id, Node& node) const;
+  static NodeId parent_of(const Tree& tree, const Node& node);
+  std::string render(const Tree& tree, const Node& node) const;
+  std::optional<ControlFiles::Attributes> attributes(NodeId id);
+
+  Trees trees_;
   std::unique_ptr<ControlFiles> control_;
   VfsOptions options_;
-  std::vector<std::vector<uint32_t>> subfolders_;  // by listing and entry
-  int64_t newest_mtime_ns_ = 0;
-  uint64_t total_bytes_ = 0;
-  uint64_t total_files_ = 0;
+  LatestPins pins_;
   ControlHandles handles_;
 };
 

@@ -77,7 +77,7 @@ TEST_F(Report, LogTellsTheSizeOfTheDeltasFiles) {
 
 TEST_F(Report, StatusHasTheKeysOfTheManual) {
   const auto snapshot = open();
-  const Engine engine(snapshot, {});
+  const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   MountFacts facts;
   facts.pid = 42;
   facts.source = "/s";
@@ -87,10 +87,10 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   facts.protocol = "7.40";
   facts.capabilities = {"parallel-lookups", "splice-read"};
   facts.max_read = 1u << 20;
-  const Json status = Json::parse(status_json(*snapshot, files_, engine, facts));
+  const Json status = Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt));
   EXPECT_THAT(keys(status),
               ElementsAre("pid", "version", "source", "base", "mount_point", "started_at", "latest", "verify",
-                          "allow_other", "isa", "threads", "versions", "counters", "memory", "kernel"));
+                          "allow_other", "isa", "threads", "versions", "counters", "memory", "kernel", "follow"));
   EXPECT_EQ(status["pid"], 42);
   EXPECT_EQ(status["version"], WEIGHTFS_VERSION);
   EXPECT_EQ(status["latest"], "weight_v000002");
@@ -120,9 +120,11 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
 
 TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
   const auto snapshot = open();
-  const Engine engine(snapshot, {});
+  const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   MountFacts facts;
-  const auto versions = [&] { return Json::parse(status_json(*snapshot, files_, engine, facts))["versions"]; };
+  const auto versions = [&] {
+    return Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt))["versions"];
+  };
   facts.passthrough = "the kernel is too old";
   const Json copied = versions();
   EXPECT_EQ(named(copied, "base")["served_files"]["passthrough"], 0);
@@ -142,12 +144,12 @@ TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
 
 TEST_F(Report, StatusAndWarmTellWhatLiesInMemory) {
   const auto snapshot = open();
-  Engine engine(snapshot, {});
+  const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   const size_t ordinal = snapshot->find_admitted("weight_v000001").value();
-  const auto state = [&] { return Json::parse(warm_json(*snapshot, engine, "weight_v000001", true, std::nullopt)); };
+  const auto state = [&] { return Json::parse(warm_json(*snapshot, *engine, "weight_v000001", true, std::nullopt)); };
   EXPECT_THAT(keys(state()), ElementsAre("version", "state", "warm_bytes", "total_bytes", "seconds", "error", "files"));
   EXPECT_EQ(state()["state"], "cold");
-  ASSERT_TRUE(engine.warm(ordinal));
+  ASSERT_TRUE(engine->warm(ordinal));
   for (int i = 0; i < 5000 && state()["state"] != "warm"; ++i) ::usleep(1000);
   const Json warm = state();
   EXPECT_EQ(warm["state"], "warm");
@@ -157,7 +159,7 @@ TEST_F(Report, StatusAndWarmTellWhatLiesInMemory) {
   std::set<std::string> ways;
   for (const Json& file : warm["files"]) ways.insert(file["served_by"].get<std::string>());
   EXPECT_THAT(ways, ElementsAre("memory", "passthrough"));
-  const Json status = Json::parse(status_json(*snapshot, files_, engine, {}));
+  const Json status = Json::parse(status_json(*serve_all(snapshot, engine), files_, {}, std::nullopt));
   const Json& version = named(status["versions"], "weight_v000001");
   EXPECT_EQ(version["served_by"], "memory");
   EXPECT_EQ(version["warm"], "warm");
@@ -168,24 +170,24 @@ TEST_F(Report, StatusAndWarmTellWhatLiesInMemory) {
 
 TEST_F(Report, WarmTellsWhyItWasNotBegun) {
   const auto snapshot = open();
-  const Engine engine(snapshot, {});
+  const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   const Error refusal{ErrorCode::kNoRoomToWarm, "it is too large"};
-  const Json state = Json::parse(warm_json(*snapshot, engine, "weight_v000001", false, refusal));
+  const Json state = Json::parse(warm_json(*snapshot, *engine, "weight_v000001", false, refusal));
   EXPECT_EQ(state["error"]["code"], "warm.no_room");
   EXPECT_EQ(state["error"]["message"], "it is too large");
-  EXPECT_EQ(warm_json(*snapshot, engine, "weight_v000003", false, std::nullopt), "null\n") << "a refused version";
+  EXPECT_EQ(warm_json(*snapshot, *engine, "weight_v000003", false, std::nullopt), "null\n") << "a refused version";
 }
 
 TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   const auto snapshot = open();
-  const Engine engine(snapshot, {});
+  const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   MountFacts facts;
   facts.read_ahead = 4u << 20;
   facts.read_ahead_problem = "no sysfs";
   facts.passthrough = "on";
   facts.passthrough_open = 3;
   facts.passthrough_refused = 2;
-  const Json kernel = Json::parse(status_json(*snapshot, files_, engine, facts))["kernel"];
+  const Json kernel = Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt))["kernel"];
   EXPECT_EQ(kernel["read_ahead"], 4u << 20);
   EXPECT_EQ(kernel["read_ahead_problem"], "no sysfs");
   EXPECT_EQ(kernel["passthrough"], "on");

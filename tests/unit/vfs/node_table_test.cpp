@@ -124,7 +124,7 @@ TEST(NodeTable, DoesNotKnowNumbersThatItNeverGave) {
   const NodeId file = table.id_of({Kind::kEntry, 1, 0});
   const NodeId control = table.id_of({Kind::kControlVersion, 0});
   for (const NodeId id : {NodeId{0}, NodeId{6}, NodeId{1} << 24, ~NodeId{0}, NodeId{1} << 63,
-                          file + table.entries(1).size(), control + 3, file ^ NodeId{1} << 63}) {
+                          file + table.entries(1).size(), control + 4, file ^ NodeId{1} << 63}) {
     EXPECT_FALSE(table.find(id, node)) << id;
   }
 }

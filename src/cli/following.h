@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "chain/follower.h"
+#include "chain/source_watch.h"
+#include "cli/advance_hook.h"
+#include "cli/follow_state.h"
+#include "cli/serving.h"
+#include "engine/engine.h"
+
+namespace weightfs::cli {
+
+struct FollowingOptions {
+  std::chrono::milliseconds poll{5000};
+  bool warm = true;          ///< decode a version into memory before it is shown, if there is room
+  std::string hook_command;  ///< empty: none
+  std::chrono::milliseconds hook_limit{300'000};
+  std::string mount_point;  ///< for the hook
+};
+
+/// Keeps a mount up with its source: waits for what is new, checks it, shows it.  Thread-safe; a thread of its own does
+/// the work from start() to the end.
+class Following {
+ public:
+  struct Actions {
+    /// From now on the mount serves that.
+    std::function<void(const std::shared_ptr<const Serving>&)> show;
+    /// Identities of versions that somebody is pinned to, and how many are.
+    std::function<std::vector<uint64_t>()> pinned;
+    std::function<size_t()> pins;
+  };
+
+  Following(std::unique_ptr<Follower> follower, std::optional<uint64_t> keep, std::shared_ptr<const Serving> first,
+            FollowingOptions options, Actions actions);
+  /// Stops; a check that is under way is waited for.
+  ~Following();
+  Following(const Following&) = delete;
+  Following& operator=(const Following&) = delete;
+
+  void start();
+  FollowState state() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void work();
+  std::chrono::milliseconds pause() const;
+  void round(Follower::Look how);
+  Status check(Engine& engine, const NextVersion& next);
+  std::optional<Status> warm(Engine& engine, const NextVersion& next);
+  void try_next(const NextVersion& next);
+  void publish(const std::shared_ptr<Engine>& newest);
+  bool same(const Catalog& catalog) const;
+  void note_refusals(const Catalog& catalog);
+  void note_admitted(const Serving& former);
+  void note_problem();
+  void moved(const std::string& before, const std::string& now);
+
+  const std::unique_ptr<Follower> follower_;
+  const FollowingOptions options_;
+  const Actions actions_;
+  SourceWatch watch_;
+  std::unique_ptr<AdvanceHook> hook_;
+  std::shared_ptr<const Serving> serving_;       // only the thread changes it
+  std::set<uint64_t> verified_;                  // identities
+  std::map<std::string, std::string> refusals_;  // by name: what was logged last
+  std::optional<Clock::time_point> seen_;        // of the version that was accepted last
+  mutable std::mutex mutex_;                     // guards what follows
+  FollowState state_;
+  Clock::time_point moved_at_ = Clock::now();
+  std::thread thread_;
+};
+
+}  // namespace weightfs::cli

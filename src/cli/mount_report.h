@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "cli/report.h"
+#include "cli/serving.h"
+#include "fuse/session.h"
+#include "io/files.h"
+#include "vfs/vfs.h"
+
+namespace weightfs::cli {
+
+/// What .weightfs and extended attributes of a mount say, and do.  Thread-safe.
+class MountReport final : public ControlFiles {
+ public:
+  MountReport(std::shared_ptr<const Serving> serving, Files files)
+      : serving_(std::move(serving)), files_(std::move(files)) {}
+
+  /// `session` must live as long as anybody asks.
+  void set_facts(MountFacts facts, const Session& session);
+  /// From now on that is what is served.
+  void set_serving(std::shared_ptr<const Serving> serving);
+  /// Who follows the source tells how that goes; it must live as long as anybody asks, or take it back.
+  void set_follow(std::function<FollowState()> follow);
+  std::shared_ptr<const Serving> serving() const;
+
+  std::string status_json() override;
+  std::string version_json(const std::string& name) override;
+  std::string warm_json(const std::string& name) override;
+  std::string changed_json(const std::string& name) override;
+  int warm(const std::string& name, WarmCommand command) override;
+  Attributes root_attributes() override;
+  Attributes attributes(const std::string& version, uint64_t identity, size_t entry) override;
+
+ private:
+  MountFacts facts();
+
+  mutable std::mutex mutex_;  // guards what is not const below
+  std::shared_ptr<const Serving> serving_;
+  const Files files_;
+  MountFacts facts_;
+  std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
+  const Session* session_ = nullptr;
+  std::mutex follow_mutex_;  // guards follow_, while it is asked too
+  std::function<FollowState()> follow_;
+};
+
+}  // namespace weightfs::cli

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trees that follow one another.  What must stay true: a node that the kernel knows is found, whatever is shown
+// meanwhile; node ids mean the same in all trees, so it does not matter which of them answers.
+#include "vfs/tree.h"
+
+#include <algorithm>
+
+namespace weightfs {
+namespace {
+
+/// A node may be on its way to the kernel while its version leaves: no former tree goes before that.
+constexpr auto kAtLeast = std::chrono::seconds(1);
+
+uint64_t add_saturating(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+
+}  // namespace
+
+Tree::Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes) : table(std::move(nodes)), reader(std::move(bytes)) {
+  std::vector<uint64_t> sizes;  // by listing
+  for (const auto& listing : table.listings()) {
+    auto& counts = subfolders.emplace_back();
+    counts.reserve(listing->size());
+    uint64_t& sum = sizes.emplace_back(0);
+    for (const auto& entry : *listing) {
+      const auto folders = std::count_if(entry.children.begin(), entry.children.end(), [&](size_t child) {
+        return (*listing)[child].kind == ModelFolder::EntryKind::kDirectory;
+      });
+      counts.push_back(static_cast<uint32_t>(folders));
+      sum = add_saturating(sum, entry.size);
+    }
+  }
+  const auto& versions = table.contents().versions;
+  for (size_t i = 0; i < versions.size(); ++i) {
+    newest_mtime_ns = std::max(newest_mtime_ns, versions[i].mtime_ns);
+    total_bytes = add_saturating(total_bytes, sizes[table.listing_of(i)]);
+    total_files += versions[i].entries->size();
+    known.push_back(std::make_shared<std::atomic<int64_t>>(0));
+  }
+}
+
+std::shared_ptr<const Tree> Trees::current() const {
+  const std::shared_lock lock(mutex_);
+  return current_;
+}
+
+std::shared_ptr<const Tree> Trees::find(NodeId id, Node& node) const {
+  const std::shared_lock lock(mutex_);
+  if (current_->table.find(id, node)) return current_;
+  for (auto former = former_.rbegin(); former != former_.rend(); ++former) {
+    if (former->tree->table.find(id, node)) return former->tree;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
+  const std::unique_lock lock(mutex_);
+  std::vector<std::string> names;
+  Former former{current_, {}, Clock::now()};
+  for (size_t i = 0; i < current_->known.size(); ++i) {
+    const size_t same = next->table.find_key(current_->table.key(i));
+    if (same != NodeTable::npos) {
+      next->known[same] = current_->known[i];
+      continue;
+    }
+    former.gone.push_back(i);
+    names.push_back(current_->table.contents().versions[i].name);
+  }
+  if (!former.gone.empty()) former_.push_back(std::move(former));
+  current_ = std::move(next);
+  let_go();
+  return names;
+}
+
+/// Needs mutex_.
+void Trees::let_go() {
+  const auto now = Clock::now();
+  std::erase_if(former_, [&](const Former& former) {
+    const auto is_known = [&](size_t version) { return former.tree->known[version]->load() > 0; };
+    return now - former.since >= kAtLeast && std::none_of(former.gone.begin(), former.gone.end(), is_known);
+  });
+}
+
+/// Needs mutex_.  Null for nodes that are always there.
+std::atomic<int64_t>* Trees::count_of(NodeId id) const {
+  const auto count_in = [&](const Tree& tree) -> std::atomic<int64_t>* {
+    Node node;
+    const bool counted = tree.table.find(id, node) && node.kind == Node::Kind::kEntry;
+    return counted ? tree.known[node.index].get() : nullptr;
+  };
+  if (auto* const count = count_in(*current_)) return count;
+  for (const Former& former : former_) {
+    if (auto* const count = count_in(*former.tree)) return count;
+  }
+  return nullptr;
+}
+
+void Trees::looked_up(NodeId id) {
+  const std::shared_lock lock(mutex_);
+  if (auto* const count = count_of(id)) count->fetch_add(1, std::memory_order_relaxed);
+}
+
+void Trees::forget(NodeId id, uint64_t times) {
+  bool last = false;
+  {
+    const std::shared_lock lock(mutex_);
+    if (auto* const count = count_of(id)) {
+      const auto given_back = static_cast<int64_t>(std::min<uint64_t>(times, INT64_MAX));
+      last = count->fetch_sub(given_back, std::memory_order_relaxed) <= given_back && !former_.empty();
+    }
+  }
+  if (!last) return;
+  const std::unique_lock lock(mutex_);
+  let_go();
+}
+
+size_t Trees::former_count() const {
+  const std::shared_lock lock(mutex_);
+  return former_.size();
+}
+
+}  // namespace weightfs

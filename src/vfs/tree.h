@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "vfs/file_reader.h"
+#include "vfs/node_table.h"
+
+namespace weightfs {
+
+/// What a mount shows at one moment.  Immutable once it is shown, but for the counts in `known`.
+struct Tree {
+  Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes);
+
+  NodeTable table;
+  std::unique_ptr<FileReader> reader;
+  std::vector<std::vector<uint32_t>> subfolders;  ///< by listing and entry
+  int64_t newest_mtime_ns = 0;
+  uint64_t total_bytes = 0;
+  uint64_t total_files = 0;
+  /// By version: how often the kernel knows nodes of it.  Trees that have the same version share the count.
+  std::vector<std::shared_ptr<std::atomic<int64_t>>> known;
+};
+
+/// The tree that is shown, and former ones for as long as the kernel knows nodes that only they have.  Thread-safe.
+class Trees {
+ public:
+  explicit Trees(std::shared_ptr<Tree> first) : current_(std::move(first)) {}
+
+  std::shared_ptr<const Tree> current() const;
+  /// The newest tree that has the node; null when none has.
+  std::shared_ptr<const Tree> find(NodeId id, Node& node) const;
+  /// From now on `next` is the current one.  Returns the names of versions that mean nothing or another one in it.
+  std::vector<std::string> show(std::shared_ptr<Tree> next);
+
+  void looked_up(NodeId id);
+  /// More than were counted (by an earlier process) are no error.
+  void forget(NodeId id, uint64_t times);
+
+  size_t former_count() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Former {
+    std::shared_ptr<Tree> tree;
+    std::vector<size_t> gone;  // versions that the tree after it lacks
+    Clock::time_point since;
+  };
+
+  std::atomic<int64_t>* count_of(NodeId id) const;
+  void let_go();
+
+  mutable std::shared_mutex mutex_;  // guards everything below
+  std::shared_ptr<Tree> current_;
+  std::vector<Former> former_;  // oldest first
+};
+
+}  // namespace weightfs
