@@ -154,10 +154,9 @@ EngineOptions engine_options(const MountOptions& options) {
           .reply_bytes = Session::reply_bytes(Session::serving_threads())};
 }
 
-void announce(const Snapshot& snapshot, const MountFacts& facts) {
-  const auto line =
-      fmt::format("mounted {} versions of {} at {}; latest is {}", snapshot.admitted_count(), bare(facts.source),
-                  bare(facts.mount_point), bare(snapshot.admitted(snapshot.latest()).name));
+void announce(const Catalog& catalog, const MountFacts& facts) {
+  const auto line = fmt::format("mounted {} versions of {} at {}; latest is {}", catalog.shown().size(),
+                                bare(facts.source), bare(facts.mount_point), bare(catalog.latest().version().name));
   fmt::print(stderr, "{}\n", line);
   log::write(log::Level::kInfo, "mount.ready", line);
 }
@@ -179,11 +178,9 @@ std::chrono::milliseconds milliseconds(double seconds) {
 }
 
 /// What keeps the mount up with its source; null unless that is wanted.
-std::unique_ptr<Following> follow(const MountOptions& options, const std::string& mount_point, const Files& files,
-                                  const std::shared_ptr<const Snapshot>& snapshot, MountReport& report, Vfs& vfs,
-                                  Session& session) {
-  if (!options.follow.on) return nullptr;
-  const FollowOptions how = follow_options(options);
+std::unique_ptr<Following> follow(const MountOptions& options, const std::string& mount_point,
+                                  std::unique_ptr<Follower> follower, MountReport& report, Vfs& vfs, Session& session) {
+  if (!follower) return nullptr;
   FollowingOptions following{milliseconds(options.follow.poll), options.follow.warm, options.follow.on_advance,
                              milliseconds(options.follow.advance_limit), mount_point};
   Following::Actions actions;
@@ -195,7 +192,7 @@ std::unique_ptr<Following> follow(const MountOptions& options, const std::string
   };
   actions.pinned = [&] { return vfs.pinned(); };
   actions.pins = [&] { return vfs.pinned_trees(); };
-  return std::make_unique<Following>(Follower::make(files, how, snapshot), how.keep, report.serving(),
+  return std::make_unique<Following>(std::move(follower), follow_options(options).keep, report.serving(),
                                      std::move(following), std::move(actions));
 }
 
@@ -203,7 +200,9 @@ std::unique_ptr<Following> follow(const MountOptions& options, const std::string
 Status serve(const MountOptions& options, const std::string& mount_point, const Files& files,
              const std::shared_ptr<const Snapshot>& snapshot, ReadyNotice& notice) {
   StopOnSignal stop_on_signal;
-  const auto serving = serve_all(snapshot, std::make_shared<Engine>(snapshot, engine_options(options)));
+  auto follower = options.follow.on ? Follower::make(files, follow_options(options), snapshot) : nullptr;
+  const auto serving = serve_all(follower ? follower->catalog({}) : Catalog(snapshot),
+                                 std::make_shared<Engine>(snapshot, engine_options(options)));
   auto table = TRY(NodeTable::build(tree_contents(serving->catalog)));
   auto owned_report = std::make_unique<MountReport>(serving, files);
   MountReport& report = *owned_report;
@@ -218,13 +217,13 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
                                                 .read_ahead = options.read_ahead,
                                                 .passthrough = options.passthrough,
                                                 .streams = stream_policy(options.warm_on_open)}));
-  const auto following = follow(options, mount_point, files, snapshot, report, *vfs, *session);
+  const auto following = follow(options, mount_point, std::move(follower), report, *vfs, *session);
   if (following) report.set_follow([&] { return following->state(); });
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
     report.set_facts(facts, *session);
-    announce(*snapshot, facts);
+    announce(serving->catalog, facts);
     if (following) following->start();
     if (!notice.send()) ::kill(::getpid(), SIGTERM);
   });

@@ -9,9 +9,8 @@ std::optional<size_t> Serving::find(std::string_view name) const {
   return static_cast<size_t>(found - catalog.shown().data());
 }
 
-std::shared_ptr<const Serving> serve_all(const std::shared_ptr<const Snapshot>& snapshot,
-                                         const std::shared_ptr<Engine>& engine) {
-  Serving serving{Catalog(snapshot), {}, {}};
+std::shared_ptr<const Serving> serve_all(Catalog catalog, const std::shared_ptr<Engine>& engine) {
+  Serving serving{std::move(catalog), {}, {}};
   for (const Catalog::Shown& shown : serving.catalog.shown()) serving.versions.push_back({engine, shown.ordinal});
   serving.verified.assign(serving.versions.size(), false);
   return std::make_shared<const Serving>(std::move(serving));

@@ -24,8 +24,7 @@ struct Serving {
   std::optional<size_t> find(std::string_view name) const;
 };
 
-/// All of one snapshot, which is the engine's.
-std::shared_ptr<const Serving> serve_all(const std::shared_ptr<const Snapshot>& snapshot,
-                                         const std::shared_ptr<Engine>& engine);
+/// A catalog of one snapshot, which is the engine's.
+std::shared_ptr<const Serving> serve_all(Catalog catalog, const std::shared_ptr<Engine>& engine);
 
 }  // namespace weightfs::cli

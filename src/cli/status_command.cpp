@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/follow_text.h"
 #include "cli/json_access.h"
 #include "cli/report.h"
 #include "cli/source_access.h"
@@ -29,6 +30,7 @@ class StatusPrinter {
     heading();
     what();
     versions();
+    follow();
     counters();
     checks();
     memory();
@@ -69,16 +71,31 @@ class StatusPrinter {
 
   void versions() {
     const auto& all = array_of(status_, "versions");
-    const auto is_refused = [](const Json& version) { return text_of(version, "state") != "admitted"; };
-    const auto refused = static_cast<size_t>(std::count_if(all.begin(), all.end(), is_refused));
-    line("versions", fmt::format("{} served, {} refused", all.size() - refused, refused),
-         refused > 0 ? Colour::kBad : Colour::kNone);
+    const auto count = [&](std::string_view state) {
+      return std::count_if(all.begin(), all.end(), [&](const Json& v) { return text_of(v, "state") == state; });
+    };
+    const auto waiting = count("waiting");
+    line("versions",
+         fmt::format("{} served, {} refused{}", count("admitted"), count("refused"),
+                     waiting > 0 ? fmt::format(", {} waiting", waiting) : ""),
+         count("refused") > 0 ? Colour::kBad : Colour::kNone);
     for (const auto& version : all) {
       const auto error = error_text(version);
       if (!error) continue;
-      out_ += terminal_.remark(Colour::kBad, bare(text_of(version, "name")) + ": " + *error, kLabelWidth + 4);
+      const Colour colour = text_of(version, "state") == "waiting" ? Colour::kWarning : Colour::kBad;
+      out_ += terminal_.remark(colour, bare(text_of(version, "name")) + ": " + *error, kLabelWidth + 4);
     }
     line("latest", bare(text_of(status_, "latest")));
+  }
+
+  void follow() {
+    const auto found = status_.find("follow");
+    if (found == status_.end() || !found->is_object()) return;
+    line("follows", follow_text(*found));
+    const std::string problem = follow_problem_text(*found);
+    if (!problem.empty()) out_ += terminal_.remark(Colour::kBad, problem, kLabelWidth + 4);
+    const std::string hook = hook_text(*found);
+    if (!hook.empty()) line("on advance", hook);
   }
 
   void counters() {

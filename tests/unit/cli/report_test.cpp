@@ -87,7 +87,7 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   facts.protocol = "7.40";
   facts.capabilities = {"parallel-lookups", "splice-read"};
   facts.max_read = 1u << 20;
-  const Json status = Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt));
+  const Json status = Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, facts, std::nullopt));
   EXPECT_THAT(keys(status),
               ElementsAre("pid", "version", "source", "base", "mount_point", "started_at", "latest", "verify",
                           "allow_other", "isa", "threads", "versions", "counters", "memory", "kernel", "follow"));
@@ -123,7 +123,7 @@ TEST_F(Report, StatusTellsWhatEachVersionIsServedBy) {
   const auto engine = std::make_shared<Engine>(snapshot, EngineOptions{});
   MountFacts facts;
   const auto versions = [&] {
-    return Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt))["versions"];
+    return Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, facts, std::nullopt))["versions"];
   };
   facts.passthrough = "the kernel is too old";
   const Json copied = versions();
@@ -159,7 +159,7 @@ TEST_F(Report, StatusAndWarmTellWhatLiesInMemory) {
   std::set<std::string> ways;
   for (const Json& file : warm["files"]) ways.insert(file["served_by"].get<std::string>());
   EXPECT_THAT(ways, ElementsAre("memory", "passthrough"));
-  const Json status = Json::parse(status_json(*serve_all(snapshot, engine), files_, {}, std::nullopt));
+  const Json status = Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, {}, std::nullopt));
   const Json& version = named(status["versions"], "weight_v000001");
   EXPECT_EQ(version["served_by"], "memory");
   EXPECT_EQ(version["warm"], "warm");
@@ -187,7 +187,8 @@ TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   facts.passthrough = "on";
   facts.passthrough_open = 3;
   facts.passthrough_refused = 2;
-  const Json kernel = Json::parse(status_json(*serve_all(snapshot, engine), files_, facts, std::nullopt))["kernel"];
+  const Json kernel =
+      Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, facts, std::nullopt))["kernel"];
   EXPECT_EQ(kernel["read_ahead"], 4u << 20);
   EXPECT_EQ(kernel["read_ahead_problem"], "no sysfs");
   EXPECT_EQ(kernel["passthrough"], "on");
