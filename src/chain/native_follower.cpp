@@ -45,6 +45,9 @@ NativeFollower::NativeFollower(const Files& files, const FollowOptions& options,
     items_.insert_or_assign(version->folder(), Item{manifest_stamp(version->folder()), options_.now(), version});
     there_.insert(version->manifest().name);
   }
+  for (const Version& version : first->versions()) {
+    if (!version.admitted()) unreadable_.push_back(version);
+  }
 }
 
 void NativeFollower::look(const Look&) {

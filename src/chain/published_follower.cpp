@@ -36,6 +36,9 @@ PublishedFollower::PublishedFollower(const Files& files, const FollowOptions& op
     has_first = has_first || (version.number == 1 && is_dense(*version.delta));
     add_tensors(required_, *version.delta);
   }
+  for (const Version& version : first->versions()) {
+    if (!version.admitted()) refused_.push_back(version);
+  }
   if (!line_.empty() && !has_first) required_.assign(required_.size(), true);
 }
 

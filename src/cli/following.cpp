@@ -71,10 +71,22 @@ void Following::work() {
     const bool more = watch_.watch(follower_->folders());
     how.thorough = how.thorough || Clock::now() - last_thorough >= options_.poll;
     if (how.thorough) last_thorough = Clock::now();
-    round(std::exchange(how, Follower::Look{false, {}}));
+    guarded_round(std::exchange(how, Follower::Look{false, {}}));
     if (more && !watch_.stopped()) continue;  // something may have come before it was watched
     SourceWatch::Outcome outcome = watch_.wait(pause());
     how = {!outcome.events || outcome.overflow, std::move(outcome.finished)};
+  }
+}
+
+/// Whatever goes wrong, what is shown stays, and the next round begins anew.
+void Following::guarded_round(const Follower::Look& how) {
+  try {
+    round(how);
+  } catch (const std::exception& exception) {
+    const Error error{ErrorCode::kInternal, std::string("following stopped for this time: ") + exception.what()};
+    log::write(log::Level::kError, "follow.failed", error.text());
+    const std::lock_guard lock(mutex_);
+    state_.problem = error;
   }
 }
 
@@ -85,7 +97,7 @@ std::chrono::milliseconds Following::pause() const {
   return std::clamp(left, std::chrono::milliseconds(1), options_.poll);
 }
 
-void Following::round(Follower::Look how) {
+void Following::round(const Follower::Look& how) {
   follower_->look(how);
   note_problem();
   while (!watch_.stopped()) {
@@ -104,7 +116,7 @@ void Following::try_next(const NextVersion& next) {
     follower_->refuse(checked.error());
     return;
   }
-  verified_.insert(next.version().identity);
+  if (options_.verify) verified_.insert(next.version().identity);
   seen_ = next.seen;
   follower_->accept();
   publish(engine);

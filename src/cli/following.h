@@ -27,6 +27,7 @@ struct FollowingOptions {
   std::string hook_command;  ///< empty: none
   std::chrono::milliseconds hook_limit{300'000};
   std::string mount_point;  ///< for the hook
+  bool verify = true;       ///< the engine compares digests
 };
 
 /// Keeps a mount up with its source: waits for what is new, checks it, shows it.  Thread-safe; a thread of its own does
@@ -56,7 +57,8 @@ class Following {
 
   void work();
   std::chrono::milliseconds pause() const;
-  void round(Follower::Look how);
+  void guarded_round(const Follower::Look& how);
+  void round(const Follower::Look& how);
   Status check(Engine& engine, const NextVersion& next);
   std::optional<Status> warm(Engine& engine, const NextVersion& next);
   void try_next(const NextVersion& next);

@@ -78,7 +78,7 @@ void print_log(const Log& log) {
   size_t refused = 0;
   for (const auto& version : log.versions) {
     add_row(table, version, log.latest);
-    refused += text_of(version, "state") == "admitted" ? 0 : 1;
+    refused += text_of(version, "state") == "refused" ? 1 : 0;
   }
   fmt::print("{}", table.text(terminal_of(stdout)));
   if (refused > 0) fmt::print("{} of {} versions refused\n", refused, log.versions.size());

@@ -181,8 +181,8 @@ std::chrono::milliseconds milliseconds(double seconds) {
 std::unique_ptr<Following> follow(const MountOptions& options, const std::string& mount_point,
                                   std::unique_ptr<Follower> follower, MountReport& report, Vfs& vfs, Session& session) {
   if (!follower) return nullptr;
-  FollowingOptions following{milliseconds(options.follow.poll), options.follow.warm, options.follow.on_advance,
-                             milliseconds(options.follow.advance_limit), mount_point};
+  FollowingOptions following{milliseconds(options.follow.poll),          options.follow.warm, options.follow.on_advance,
+                             milliseconds(options.follow.advance_limit), mount_point,         options.verify};
   Following::Actions actions;
   actions.show = [&](const std::shared_ptr<const Serving>& serving) {
     auto table = NodeTable::build(tree_contents(serving->catalog));

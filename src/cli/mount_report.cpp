@@ -60,7 +60,10 @@ std::string MountReport::version_json(const std::string& name) {
   }
   const Version* const refused = serving->catalog.find_refused(name);
   if (refused == nullptr) return json_text(nullptr);
-  return json_text(version_report(serving->engine().snapshot(), *refused, {}));
+  auto report = version_report(serving->engine().snapshot(), *refused, {});
+  const std::lock_guard lock(follow_mutex_);
+  if (follow_ && is_waiting(*refused->error)) report["state"] = "waiting";
+  return json_text(report);
 }
 
 std::string MountReport::warm_json(const std::string& name) {

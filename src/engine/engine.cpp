@@ -7,7 +7,10 @@
 #include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <functional>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -27,6 +30,36 @@ namespace {
 
 unsigned thread_count(unsigned wanted) {
   return wanted != 0 ? wanted : std::max(1u, std::thread::hardware_concurrency());
+}
+
+/// Does pieces of work that themselves start parallel work and wait for each other's, by a few threads of their own.
+/// Stops with the first failure.
+Status by_turns(size_t count, const std::function<Status(size_t)>& work) {
+  constexpr size_t kThreads = 8;
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  Status failure;
+  const auto guarded = [&](size_t i) -> Status {
+    try {
+      return work(i);
+    } catch (const std::exception& exception) {  // nobody else could catch it
+      return Error{ErrorCode::kInternal, std::string("checking a tensor: ") + exception.what()};
+    }
+  };
+  const auto run = [&] {
+    for (size_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+      const Status status = guarded(i);
+      if (status) continue;
+      next.store(count);
+      const std::lock_guard lock(mutex);
+      if (failure) failure = status;
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (size_t i = 1; i < std::min({count, kThreads, size_t{thread_count(0)}}); ++i) threads.emplace_back(run);
+  run();
+  threads.clear();  // waits for them
+  return failure;
 }
 
 /// A part of one block that a read wants.
@@ -227,10 +260,11 @@ Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
 
 Status Engine::Impl::check_version(size_t ordinal) {
   if (!snapshot_->is_native()) {
-    for (const DeltaTensor& change : snapshot_->admitted(ordinal).delta->tensors) {
-      TRY(check_tensor(ordinal, change.tensor));
-    }
-    return {};
+    const auto& tensors = snapshot_->admitted(ordinal).delta->tensors;
+    return by_turns(tensors.size(), [&](size_t i) -> Status {
+      TRY(check_tensor(ordinal, tensors[i].tensor));
+      return {};
+    });
   }
   const NativeState& state = snapshot_->state(ordinal);
   if (state.links.empty()) return {};

@@ -4,14 +4,12 @@
 #include "vfs/latest_pins.h"
 
 #include <algorithm>
-
-#include <algorithm>
 #include <utility>
 
 namespace weightfs {
 
-LatestPins::LatestPins(std::chrono::milliseconds grace, Lookups lookups, Clock clock)
-    : grace_(grace), lookups_(std::move(lookups)), clock_(std::move(clock)) {}
+LatestPins::LatestPins(std::chrono::milliseconds grace, Lookups lookups, Clock clock, int32_t own_tree)
+    : grace_(grace), lookups_(std::move(lookups)), clock_(std::move(clock)), own_tree_(own_tree) {}
 
 int32_t LatestPins::process_of(int32_t thread) const {
   if (thread == 0) return 0;
@@ -34,6 +32,7 @@ uint64_t LatestPins::resolve(int32_t thread, uint64_t latest) {
     if (const Pin* own = find(Kind::kProcess, process)) return own->identity;
   }
   const int32_t root = root_of(process);
+  if (root == own_tree_ && root != 0) return latest;
   const std::lock_guard lock(mutex_);
   const TimePoint now = end_expired();
   // Another thread of the process may have been here since.

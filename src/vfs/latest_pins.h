@@ -41,8 +41,11 @@ class LatestPins {
   static constexpr size_t kMaxPins = 1u << 16;  ///< beyond it the pin that ends soonest gives way
 
   /// A grace of zero or less switches everything off: the answer is always `latest`.
+  /// `own_tree`: the root of a tree that is never pinned; 0: none.  What this process starts itself when a version is
+  /// new is told which one it is, and must find that one.
   LatestPins(
-      std::chrono::milliseconds grace, Lookups lookups, Clock clock = [] { return std::chrono::steady_clock::now(); });
+      std::chrono::milliseconds grace, Lookups lookups, Clock clock = [] { return std::chrono::steady_clock::now(); },
+      int32_t own_tree = 0);
   LatestPins(const LatestPins&) = delete;
   LatestPins& operator=(const LatestPins&) = delete;
 
@@ -98,6 +101,7 @@ class LatestPins {
   const std::chrono::steady_clock::duration grace_;
   const Lookups lookups_;
   const Clock clock_;
+  const int32_t own_tree_;
   std::atomic<size_t> size_{0};  // pins_.size(), for who does not hold the lock
   std::mutex mutex_;             // guards everything below
   Pins pins_;

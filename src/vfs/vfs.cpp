@@ -4,6 +4,8 @@
 // process can answer any request.
 #include "vfs/vfs.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -65,7 +67,8 @@ Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<Co
     : trees_(std::make_shared<Tree>(std::move(table), std::move(reader))),
       control_(std::move(control)),
       options_(options),
-      pins_(options.pin_grace, process_lookups(), [] { return std::chrono::steady_clock::now(); }) {}
+      pins_(
+          options.pin_grace, process_lookups(), [] { return std::chrono::steady_clock::now(); }, ::getpid()) {}
 
 std::vector<std::string> Vfs::show(NodeTable table, std::unique_ptr<FileReader> reader) {
   return trees_.show(std::make_shared<Tree>(std::move(table), std::move(reader)));

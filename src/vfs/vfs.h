@@ -86,7 +86,8 @@ struct VfsOptions {
 
 /// The virtual tree: nodes, attributes, folders, reads.  Thread-safe.
 ///
-/// Knows nothing of safetensors or FUSE.  Everything but read() answers from memory.  Handles carry no
+/// Knows nothing of safetensors or FUSE.  Everything but read() answers from memory; what
+/// `latest` is to a caller takes a look into /proc.  Handles carry no
 /// state that a new process could not make up for.
 class Vfs {
  public:
