@@ -127,7 +127,9 @@ class Weight:
     def assert_not_above(self, early):
         assert self.memory <= early.memory * 1.2 + (16 << 20), f"memory: {early.memory} then {self.memory}"
         assert self.descriptors <= early.descriptors * 1.2 + 16, f"files: {early.descriptors} then {self.descriptors}"
-        assert self.threads <= early.threads * 1.2 + 2, f"threads: {early.threads} then {self.threads}"
+        # Threads that serve are made when they are first needed: as many as 16, or two a processor.
+        most = max(early.threads, 16 + 4 * (os.cpu_count() or 1)) + 2
+        assert self.threads <= most, f"threads: {early.threads} then {self.threads}"
 
 
 def publish_steadily(mounted, run, count, stop=None):
