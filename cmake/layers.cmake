@@ -27,7 +27,7 @@ weightfs_layer(store BELOW engine chain delta model codec io common)
 weightfs_layer(vfs BELOW engine chain io common)
 weightfs_layer(fuse BELOW vfs common PRIVATE PkgConfig::FUSE3)
 weightfs_layer(cli BELOW fuse vfs store engine chain delta model codec io common
-  PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json)
+  PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json PkgConfig::MICROHTTPD)
 
 add_executable(weightfs src/cli/main.cpp)
 target_link_libraries(weightfs PRIVATE weightfs_cli weightfs_flags)

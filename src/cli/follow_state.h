@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
 #include "cli/advance_hook.h"
 #include "common/error.h"
+#include "common/histogram.h"
 
 namespace weightfs::cli {
 
@@ -19,7 +21,10 @@ struct FollowState {
   std::optional<Error> problem;  ///< why nothing can be admitted at present
   uint64_t admitted = 0;         ///< since the mount
   uint64_t refusals = 0;         ///< the same
-  std::string latest_moved_at;   ///< utc_text()
+  std::map<ErrorCode, uint64_t> refusals_by_code;
+  std::string latest_moved_at;    ///< utc_text()
+  double latest_moved_epoch = 0;  ///< the same in seconds since 1970
+  Histogram::Counts checks;       ///< how long checking a new version took, and warming it
   double seconds_since_latest = 0;
   std::optional<double> last_delay_seconds;  ///< from seeing the newest version complete to showing it
   uint64_t pins = 0;

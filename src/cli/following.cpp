@@ -3,6 +3,7 @@
 #include "cli/following.h"
 
 #include <algorithm>
+#include <array>
 
 #include "cli/report.h"
 #include "common/log.h"
@@ -20,6 +21,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Seconds; large models on slow disks take minutes.
+constexpr std::array kCheckBounds = {0.01, 0.025, 0.05, 0.1,  0.25,  0.5,   1.0,  2.5,
+                                     5.0,  10.0,  25.0, 50.0, 100.0, 250.0, 600.0};
+
+double epoch_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
 bool is_under_way(WarmState state) {
   return state == WarmState::kQueued || state == WarmState::kWaiting || state == WarmState::kFilling;
 }
@@ -31,12 +40,14 @@ Following::Following(std::unique_ptr<Follower> follower, std::optional<uint64_t>
     : follower_(std::move(follower)),
       options_(std::move(options)),
       actions_(std::move(actions)),
-      serving_(std::move(first)) {
+      serving_(std::move(first)),
+      checks_(kCheckBounds) {
   state_.poll_seconds = std::chrono::duration<double>(options_.poll).count();
   state_.keep = keep;
   state_.warm = options_.warm;
   state_.inotify = watch_.has_inotify();
   state_.latest_moved_at = utc_now();
+  state_.latest_moved_epoch = epoch_seconds();
   state_.hook_command = options_.hook_command;
   if (!options_.hook_command.empty()) {
     hook_ = std::make_unique<AdvanceHook>(options_.hook_command, options_.hook_limit);
@@ -59,6 +70,7 @@ FollowState Following::state() const {
     state = state_;
     state.seconds_since_latest = seconds_since(moved_at_);
   }
+  state.checks = checks_.counts();
   state.pins = actions_.pins();
   if (hook_) state.hook = hook_->report();
   return state;
@@ -110,8 +122,10 @@ void Following::round(const Follower::Look& how) {
 
 void Following::try_next(const NextVersion& next) {
   const auto engine = std::make_shared<Engine>(next.snapshot, serving_->engine());
+  const auto start = Clock::now();
   const Status checked = check(*engine, next);
   if (watch_.stopped()) return;
+  checks_.record(Clock::now() - start);
   if (!checked) {
     follower_->refuse(checked.error());
     return;
@@ -211,8 +225,10 @@ void Following::moved(const std::string& before, const std::string& now) {
     const std::lock_guard lock(mutex_);
     moved_at_ = Clock::now();
     state_.latest_moved_at = utc_now();
+    state_.latest_moved_epoch = epoch_seconds();
     if (seen_) state_.last_delay_seconds = seconds_since(*seen_);
   }
+  if (actions_.moved) actions_.moved();
   if (!hook_) return;
   const std::string& root = options_.mount_point;
   hook_->advance({now, root + "/" + now, root, before, root + "/.weightfs/versions/" + now + "/changed.json"});
@@ -231,6 +247,7 @@ void Following::note_refusals(const Catalog& catalog) {
                version.name, text);
     const std::lock_guard lock(mutex_);
     state_.refusals += waits ? 0 : 1;
+    if (!waits) ++state_.refusals_by_code[version.error->code];
   }
   refusals_ = std::move(now);
 }

@@ -17,6 +17,7 @@
 #include "cli/advance_hook.h"
 #include "cli/follow_state.h"
 #include "cli/serving.h"
+#include "common/histogram.h"
 #include "engine/engine.h"
 
 namespace weightfs::cli {
@@ -40,6 +41,8 @@ class Following {
     /// Identities of versions that somebody is pinned to, and how many are.
     std::function<std::vector<uint64_t>()> pinned;
     std::function<size_t()> pins;
+    /// `latest` is another version now, and state() says so.  May be empty.
+    std::function<void()> moved;
   };
 
   Following(std::unique_ptr<Follower> follower, std::optional<uint64_t> keep, std::shared_ptr<const Serving> first,
@@ -78,7 +81,8 @@ class Following {
   std::set<uint64_t> verified_;                  // identities
   std::map<std::string, std::string> refusals_;  // by name: what was logged last
   std::optional<Clock::time_point> seen_;        // of the version that was accepted last
-  mutable std::mutex mutex_;                     // guards what follows
+  Histogram checks_;
+  mutable std::mutex mutex_;  // guards what follows
   FollowState state_;
   Clock::time_point moved_at_ = Clock::now();
   std::thread thread_;

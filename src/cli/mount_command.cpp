@@ -20,6 +20,8 @@
 #include "chain/snapshot.h"
 #include "cli/background.h"
 #include "cli/following.h"
+#include "cli/metrics_export.h"
+#include "cli/metrics_text.h"
 #include "cli/mount_report.h"
 #include "cli/report.h"
 #include "cli/terminal.h"
@@ -179,7 +181,8 @@ std::chrono::milliseconds milliseconds(double seconds) {
 
 /// What keeps the mount up with its source; null unless that is wanted.
 std::unique_ptr<Following> follow(const MountOptions& options, const std::string& mount_point,
-                                  std::unique_ptr<Follower> follower, MountReport& report, Vfs& vfs, Session& session) {
+                                  std::unique_ptr<Follower> follower, MountReport& report, Vfs& vfs, Session& session,
+                                  MetricsExport* metrics) {
   if (!follower) return nullptr;
   FollowingOptions following{milliseconds(options.follow.poll),          options.follow.warm, options.follow.on_advance,
                              milliseconds(options.follow.advance_limit), mount_point,         options.verify};
@@ -192,8 +195,29 @@ std::unique_ptr<Following> follow(const MountOptions& options, const std::string
   };
   actions.pinned = [&] { return vfs.pinned(); };
   actions.pins = [&] { return vfs.pinned_trees(); };
+  if (metrics != nullptr) actions.moved = [metrics] { metrics->poke(); };
   return std::make_unique<Following>(std::move(follower), follow_options(options).keep, report.serving(),
                                      std::move(following), std::move(actions));
+}
+
+SessionOptions session_options(const MountOptions& options, const std::string& mount_point) {
+  return {.mount_point = mount_point,
+          .source = options.source,
+          .allow_other = options.allow_other,
+          .threads = 0,
+          .read_ahead = options.read_ahead,
+          .passthrough = options.passthrough,
+          .streams = stream_policy(options.warm_on_open)};
+}
+
+/// Null unless metrics are wanted.
+Result<std::unique_ptr<MetricsExport>> open_metrics(const MountOptions& options, const std::string& mount_point) {
+  if (!options.metrics) return std::unique_ptr<MetricsExport>();
+  const auto folder = std::filesystem::path(options.metrics->file).parent_path().string();
+  if (options.metrics->is_file() && (real_or_same(folder) + "/").starts_with(mount_point + "/")) {
+    return Error{ErrorCode::kUsage, "--metrics names a file in the mount itself, which is for reading only"};
+  }
+  return MetricsExport::open(*options.metrics);
 }
 
 /// Serves until unmounted.
@@ -210,24 +234,21 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
   if (options.follow.on) vfs_options.pin_grace = milliseconds(options.follow.pin_grace);
   auto vfs =
       std::make_shared<Vfs>(std::move(table), engine_reader(serving->versions), std::move(owned_report), vfs_options);
-  const auto session = TRY(Session::mount(vfs, {.mount_point = mount_point,
-                                                .source = options.source,
-                                                .allow_other = options.allow_other,
-                                                .threads = 0,
-                                                .read_ahead = options.read_ahead,
-                                                .passthrough = options.passthrough,
-                                                .streams = stream_policy(options.warm_on_open)}));
-  const auto following = follow(options, mount_point, std::move(follower), report, *vfs, *session);
+  const auto metrics = TRY(open_metrics(options, mount_point));  // longer than `following`, which tells it of moves
+  const auto session = TRY(Session::mount(vfs, session_options(options, mount_point)));
+  const auto following = follow(options, mount_point, std::move(follower), report, *vfs, *session, metrics.get());
   if (following) report.set_follow([&] { return following->state(); });
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
     const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
     report.set_facts(facts, *session);
     announce(serving->catalog, facts);
+    if (metrics) metrics->start([&] { return metrics_text(report.metrics()); });
     if (following) following->start();
     if (!notice.send()) ::kill(::getpid(), SIGTERM);
   });
   stop_on_signal.end();
+  if (metrics) metrics->stop();  // it asks the session and who follows
   report.set_follow(nullptr);
   log::event(log::Level::kInfo, "mount.ended", "{}", quote(mount_point));
   return served;

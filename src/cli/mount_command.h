@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+
+#include "cli/metrics_target.h"
 
 namespace weightfs::cli {
 
@@ -34,6 +37,7 @@ struct MountOptions {
   bool passthrough = true;                  ///< --passthrough=auto
   std::string warm_on_open = "stream";      ///< off, stream or memory
   MountFollowOptions follow;
+  std::optional<MetricsTarget> metrics;  ///< where to show them, if anywhere
   std::string log_level = "info";
   std::string log_file;  ///< empty: stderr in the foreground, else syslog
 };

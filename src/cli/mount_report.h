@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "cli/metrics_text.h"
 #include "cli/report.h"
 #include "cli/serving.h"
 #include "fuse/session.h"
@@ -35,6 +37,8 @@ class MountReport final : public ControlFiles {
   std::string warm_json(const std::string& name) override;
   std::string changed_json(const std::string& name) override;
   int warm(const std::string& name, WarmCommand command) override;
+  /// For metrics_text().
+  MountMetrics metrics();
   Attributes root_attributes() override;
   Attributes attributes(const std::string& version, uint64_t identity, size_t entry) override;
 
@@ -44,6 +48,7 @@ class MountReport final : public ControlFiles {
   mutable std::mutex mutex_;  // guards what is not const below
   std::shared_ptr<const Serving> serving_;
   const Files files_;
+  const std::chrono::system_clock::time_point created_ = std::chrono::system_clock::now();
   MountFacts facts_;
   std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
   const Session* session_ = nullptr;

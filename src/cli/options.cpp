@@ -131,6 +131,17 @@ void add_mount_log(CLI::App& app, MountOptions& mount) {
                  "Write the log there\n(default: syslog; in the foreground: standard error)")
       ->type_name("FILE")
       ->group("Log");
+  app.add_option_function<std::string>(
+         "--metrics",
+         [&mount](const std::string& text) {
+           auto target = parse_metrics_target(text);
+           if (!target) throw CLI::ValidationError("--metrics", target.error().message);
+           mount.metrics = std::move(*target);
+         },
+         "Show metrics for Prometheus: at http://ADDR:PORT/metrics (\":9567\"\nis localhost only), or in FILE, which "
+         "has a '/' in it or ends\nin .prom, for node_exporter")
+      ->type_name("ADDR:PORT|FILE")
+      ->group("Log");
 }
 
 void declare_mount(CLI::App& root, Options& options) {

@@ -6,16 +6,15 @@
 #include "cli/report.h"
 
 #include <fmt/chrono.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "cli/native_report.h"
 #include "codec/kernels.h"
+#include "common/memory_limit.h"
 
 namespace weightfs::cli {
 namespace {
@@ -195,22 +194,11 @@ Json counters_object(const EngineStatus& engine, const IoCounters& io) {
   };
 }
 
-/// Resident memory of this process, in bytes; 0 where /proc is missing.
-uint64_t resident_bytes() {
-  std::FILE* file = std::fopen("/proc/self/statm", "re");
-  if (file == nullptr) return 0;
-  unsigned long long total = 0;
-  unsigned long long resident = 0;
-  const int fields = std::fscanf(file, "%llu %llu", &total, &resident);
-  std::fclose(file);
-  return fields == 2 ? resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
-}
-
 Json memory_object(const EngineStatus& engine) {
   return {
       {"budget", engine.memory_budget},   {"used", engine.memory_used},           {"blocks", engine.memory_blocks},
       {"patches", engine.memory_patches}, {"in_flight", engine.memory_in_flight}, {"warm", engine.memory_warm},
-      {"warm_pages", engine.warm_pages},  {"evictions", engine.evictions},        {"rss", resident_bytes()},
+      {"warm_pages", engine.warm_pages},  {"evictions", engine.evictions},        {"rss", resident_memory()},
   };
 }
 

@@ -4,7 +4,10 @@
 // So every folder from our path up to there is asked, and those that do not exist are left out.
 #include "common/memory_limit.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <string_view>
@@ -70,6 +73,16 @@ std::optional<uint64_t> available_memory(const std::string& root) {
     return rest >> kibibytes ? std::optional(kibibytes * 1024) : std::nullopt;
   }
   return std::nullopt;
+}
+
+uint64_t resident_memory() {
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  if (file == nullptr) return 0;
+  unsigned long long total = 0;
+  unsigned long long resident = 0;
+  const int fields = std::fscanf(file, "%llu %llu", &total, &resident);
+  std::fclose(file);
+  return fields == 2 ? resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) : 0;
 }
 
 uint64_t default_memory_budget(std::optional<uint64_t> limit) {

@@ -14,6 +14,9 @@ std::optional<uint64_t> cgroup_memory_limit(const std::string& root = "");
 /// What the system could give without swapping (MemAvailable); nothing where that cannot be found out.
 std::optional<uint64_t> available_memory(const std::string& root = "");
 
+/// Resident memory of this process, in bytes; 0 where that cannot be found out.
+uint64_t resident_memory();
+
 /// Budget for decoded data when the user names none: 1 GiB, or a quarter of `limit` if that is less.
 uint64_t default_memory_budget(std::optional<uint64_t> limit);
 

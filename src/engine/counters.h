@@ -20,6 +20,23 @@ struct Counters {
   std::atomic<uint64_t> digest_failures{0};
   std::atomic<uint64_t> block_failures{0};
   std::atomic<uint64_t> read_errors{0};
+
+  /// As EngineStatus has them, but warm ones.
+  struct Way {
+    std::atomic<uint64_t> reads{0};
+    std::atomic<uint64_t> bytes{0};
+  };
+  Way plain;
+  Way composed;
+
+  /// One read of so many bytes was answered; so many of them were composed.
+  void count_read(uint64_t bytes, uint64_t bytes_composed) {
+    bytes_served.fetch_add(bytes, std::memory_order_relaxed);
+    (bytes_composed != 0 ? composed : plain).reads.fetch_add(1, std::memory_order_relaxed);
+    if (bytes != bytes_composed) plain.bytes.fetch_add(bytes - bytes_composed, std::memory_order_relaxed);
+    if (bytes_composed != 0) composed.bytes.fetch_add(bytes_composed, std::memory_order_relaxed);
+  }
+  std::atomic<uint64_t> reads_from_warm{0};
 };
 
 }  // namespace weightfs

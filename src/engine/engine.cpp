@@ -126,8 +126,11 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   using Parts = std::vector<BlockPart>;
 
   Filler make_filler();
-  Status read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out);
-  Status read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
+  // Both add the bytes of `out` that were composed to `composed`.
+  Status read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out,
+                   uint64_t& composed);
+  Status read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out,
+                    uint64_t& composed);
   Status read_tensor(size_t ordinal, size_t tensor, uint64_t offset, MutableBytes out, Parts& parts);
   Status read_base(const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out);
   Status copy_parts(const Parts& parts);
@@ -143,7 +146,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
 
 Filler Engine::Impl::make_filler() {
   const auto read_plain = [this](const VersionFile& file, uint64_t offset, MutableBytes out) {
-    return read_file(file.ordinal, snapshot_->folder(file.ordinal).entries()[file.entry], offset, out);
+    uint64_t composed = 0;
+    return read_file(file.ordinal, snapshot_->folder(file.ordinal).entries()[file.entry], offset, out, composed);
   };
   return {*snapshot_, composer_, native_.trails(), native_.composer(), shared_.counters, shared_.verify, read_plain};
 }
@@ -154,14 +158,16 @@ Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, Mutable
     std::memcpy(out.data(), warm->bytes().data() + offset, out.size());
     shared_.counters.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
     shared_.counters.bytes_from_warm.fetch_add(out.size(), std::memory_order_relaxed);
+    shared_.counters.reads_from_warm.fetch_add(1, std::memory_order_relaxed);
     return {};
   }
   const auto reservation =
       shared_.cache.reserve_in_turn(out.size() + kBlockBytes);  // the blocks that it is copied from
   const ModelFolder::Entry& file = snapshot_->folder(ordinal).entries()[entry];
-  Status status = read_file(ordinal, file, offset, out);
+  uint64_t composed = 0;
+  Status status = read_file(ordinal, file, offset, out, composed);
   if (status) {
-    shared_.counters.bytes_served.fetch_add(out.size(), std::memory_order_relaxed);
+    shared_.counters.count_read(out.size(), composed);
   } else {
     shared_.counters.read_errors.fetch_add(1, std::memory_order_relaxed);
     log::event(log::Level::kError, "read.failed", "{}/{} at byte {}: {}", snapshot_->admitted(ordinal).name, file.name,
@@ -170,10 +176,11 @@ Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, Mutable
   return status;
 }
 
-Status Engine::Impl::read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out) {
-  if (snapshot_->is_native()) return native_.read(ordinal, file.tree_file, offset, out);
+Status Engine::Impl::read_file(size_t ordinal, const ModelFolder::Entry& file, uint64_t offset, MutableBytes out,
+                               uint64_t& composed) {
+  if (snapshot_->is_native()) return native_.read(ordinal, file.tree_file, offset, out, composed);
   if (file.kind != ModelFolder::EntryKind::kShard) return file.source->read_at(offset, out);
-  return read_shard(ordinal, snapshot_->base().shards()[file.shard], offset, out);
+  return read_shard(ordinal, snapshot_->base().shards()[file.shard], offset, out, composed);
 }
 
 Status Engine::Impl::read_base(const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out) {
@@ -181,7 +188,8 @@ Status Engine::Impl::read_base(const ModelFolder::Shard& shard, uint64_t offset,
   return shard.source->read_at(offset, out);
 }
 
-Status Engine::Impl::read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out) {
+Status Engine::Impl::read_shard(size_t ordinal, const ModelFolder::Shard& shard, uint64_t offset, MutableBytes out,
+                                uint64_t& composed) {
   const ModelFolder& base = snapshot_->base();
   if (offset < shard.data_start) {
     const MutableBytes head = out.first(std::min<uint64_t>(out.size(), shard.data_start - offset));
@@ -202,6 +210,7 @@ Status Engine::Impl::read_shard(size_t ordinal, const ModelFolder::Shard& shard,
     offset += piece.size();
     out = out.subspan(piece.size());
   }
+  for (const BlockPart& part : parts) composed += part.out.size();
   return copy_parts(parts);
 }
 
@@ -288,6 +297,9 @@ EngineStatus Engine::Impl::status() const {
   s.digest_failures = shared_.counters.digest_failures;
   s.block_failures = shared_.counters.block_failures;
   s.read_errors = shared_.counters.read_errors;
+  s.plain = {shared_.counters.plain.reads, shared_.counters.plain.bytes};
+  s.warm = {shared_.counters.reads_from_warm, shared_.counters.bytes_from_warm};
+  s.composed = {shared_.counters.composed.reads, shared_.counters.composed.bytes};
   s.memory_used = memory.used;
   s.memory_budget = memory.budget + shared_.reply_bytes;
   s.memory_blocks = memory.blocks;

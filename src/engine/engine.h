@@ -39,6 +39,14 @@ struct EngineStatus {
   uint64_t digest_failures = 0;
   uint64_t block_failures = 0;
   uint64_t read_errors = 0;
+  /// Reads that were answered, and their bytes, by where these came from; together they are bytes_served.
+  struct Way {
+    uint64_t reads = 0;
+    uint64_t bytes = 0;
+  };
+  Way plain;                 ///< copied from files as they lie there
+  Way warm;                  ///< copied out of a warm version
+  Way composed;              ///< decoded, or found in the cache of what was; reads: of which some bytes were
   uint64_t memory_used = 0;  ///< cached blocks and patches, in bytes
   uint64_t memory_budget = 0;
   uint64_t memory_blocks = 0;  ///< part of memory_used

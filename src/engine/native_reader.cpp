@@ -24,7 +24,7 @@ CacheKey key_of(const NativeTrail& trail, const NativeTrail::Step& newest, uint6
 
 }  // namespace
 
-Status NativeReader::read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out) {
+Status NativeReader::read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed) {
   const ModelFolder& folder = snapshot_.folder(ordinal);
   if (const FileSource* const source = folder.tree_source(file)) {
     counters_.bytes_from_base.fetch_add(out.size(), std::memory_order_relaxed);
@@ -51,6 +51,7 @@ Status NativeReader::read(size_t ordinal, size_t file, uint64_t offset, MutableB
     offset += piece.size();
     out = out.subspan(piece.size());
   }
+  for (const Part& part : parts) composed += part.out.size();
   if (parts.size() == 1) return copy(parts.front());
   return run_parallel(arena_, parts.size(), [&](uint64_t i) { return copy(parts[i]); });
 }

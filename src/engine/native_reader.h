@@ -36,8 +36,9 @@ class NativeReader {
         trails_(snapshot, cache),
         composer_(snapshot, trails_, counters, verify) {}
 
-  /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.
-  Status read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out);
+  /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.  Adds those that were
+  /// composed to `composed`.
+  Status read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed);
   NativeTrails& trails() { return trails_; }
   NativeComposer& composer() { return composer_; }
   /// Engine::check_object().

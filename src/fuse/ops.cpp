@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -41,21 +42,24 @@ constexpr struct {
 
 OpsContext& context_of(fuse_req_t request) { return *static_cast<OpsContext*>(fuse_req_userdata(request)); }
 
+std::string_view name_of(Operation operation) { return kOperationNames[static_cast<size_t>(operation)]; }
+
 /// Runs an operation that replies itself and answers 0, or answers an errno to reply with.
-template <class Operation>
-void guarded(fuse_req_t request, const char* name, Operation&& operation) {
+template <class Work>
+void guarded(fuse_req_t request, Operation what, Work&& work) {
   OpsContext& context = context_of(request);
+  context.requests.count(what);
   int error = EIO;
   try {
-    error = operation(*context.vfs);
+    error = work(*context.vfs);
   } catch (const std::bad_alloc&) {
     error = ENOMEM;
   } catch (const std::exception& exception) {
     context.internal_errors.fetch_add(1);
-    log::event(log::Level::kError, "fuse.internal_error", "{}: {}", name, exception.what());
+    log::event(log::Level::kError, "fuse.internal_error", "{}: {}", name_of(what), exception.what());
   } catch (...) {
     context.internal_errors.fetch_add(1);
-    log::event(log::Level::kError, "fuse.internal_error", "{}: unknown exception", name);
+    log::event(log::Level::kError, "fuse.internal_error", "{}: unknown exception", name_of(what));
   }
   if (error != 0) fuse_reply_err(request, error);
 }
@@ -102,7 +106,7 @@ void on_init(void* userdata, fuse_conn_info* connection) {
 }
 
 void on_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
-  guarded(request, "lookup", [&](Vfs& vfs) {
+  guarded(request, Operation::kLookup, [&](Vfs& vfs) {
     const auto id = vfs.lookup(parent, name);
     if (!id) return id.error();  // not cached: a version of that name may be published later
     const auto attributes = vfs.getattr(*id);
@@ -115,17 +119,19 @@ void on_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
 }
 
 void on_forget(fuse_req_t request, fuse_ino_t id, uint64_t times) {
+  context_of(request).requests.count(Operation::kForget);
   context_of(request).vfs->forget(id, times);
   fuse_reply_none(request);
 }
 
 void on_forget_multi(fuse_req_t request, size_t count, fuse_forget_data* forgets) {
+  context_of(request).requests.count(Operation::kForget);
   for (size_t i = 0; i < count; ++i) context_of(request).vfs->forget(forgets[i].ino, forgets[i].nlookup);
   fuse_reply_none(request);
 }
 
 void on_getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info*) {
-  guarded(request, "getattr", [&](Vfs& vfs) {
+  guarded(request, Operation::kGetattr, [&](Vfs& vfs) {
     const auto attributes = vfs.getattr(id);
     if (!attributes) return attributes.error();
     fuse_reply_attr(request, &*attributes, attribute_timeout(id));
@@ -134,7 +140,7 @@ void on_getattr(fuse_req_t request, fuse_ino_t id, fuse_file_info*) {
 }
 
 void on_readlink(fuse_req_t request, fuse_ino_t id) {
-  guarded(request, "readlink", [&](Vfs& vfs) {
+  guarded(request, Operation::kReadlink, [&](Vfs& vfs) {
     const auto target = vfs.readlink(id, fuse_req_ctx(request)->pid);
     if (!target) return target.error();
     fuse_reply_readlink(request, target->c_str());
@@ -159,6 +165,7 @@ int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* 
   }
   file->fh = opened->handle;
   file->keep_cache = 1;
+  context.requests.count(opened->backing_id == 0 ? OpenWay::kRequests : OpenWay::kPassthrough);
   if (opened->backing_id == 0) note_open(request, vfs, id);
   const auto reply = passthrough_reply(*opened);
   const int failed = opened->backing_id == 0
@@ -171,11 +178,12 @@ int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* 
 }
 
 void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
-  guarded(request, "open", [&](Vfs& vfs) {
+  guarded(request, Operation::kOpen, [&](Vfs& vfs) {
     if ((file->flags & O_ACCMODE) != O_RDONLY || (file->flags & O_TRUNC) != 0) return EROFS;
     const auto opened = vfs.open(id, fuse_req_ctx(request)->pid);
     if (!opened) return opened.error();
     if (!opened->control && context_of(request).passthrough.on()) return open_by_kernel(request, vfs, id, file);
+    context_of(request).requests.count(opened->control ? OpenWay::kControl : OpenWay::kRequests);
     if (!opened->control) note_open(request, vfs, id);
     file->fh = opened->handle;
     file->direct_io = opened->control ? 1 : 0;
@@ -186,11 +194,13 @@ void on_open(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
 }
 
 void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info* file) {
-  guarded(request, "read", [&](Vfs& vfs) {
+  guarded(request, Operation::kRead, [&](Vfs& vfs) {
     // The mount option forbids larger ones; answering with less than asked is not an option.
     if (size > kMaxRead || offset < 0) return EINVAL;
     std::byte* buffer = read_buffer();
+    const auto start = std::chrono::steady_clock::now();
     const auto count = vfs.read(id, file->fh, static_cast<uint64_t>(offset), {buffer, size});
+    context_of(request).requests.reads.record(std::chrono::steady_clock::now() - start);
     if (!count) return count.error();
     // Who reads past the page cache gains nothing from what is put there.
     if ((file->flags & O_DIRECT) == 0) {
@@ -202,7 +212,7 @@ void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_
 }
 
 void on_release(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
-  guarded(request, "release", [&](Vfs&) {
+  guarded(request, Operation::kRelease, [&](Vfs&) {
     context_of(request).passthrough.release(id, file->fh);
     context_of(request).streams->closed(id);
     fuse_reply_err(request, 0);
@@ -214,7 +224,7 @@ void on_release(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
 /// it, or root, may give them.
 void on_ioctl(fuse_req_t request, fuse_ino_t id, unsigned command, void*, fuse_file_info*, unsigned flags,
               const void* input, size_t input_size, size_t) {
-  guarded(request, "ioctl", [&](Vfs& vfs) {
+  guarded(request, Operation::kIoctl, [&](Vfs& vfs) {
     WarmCommand wanted{};
     if ((flags & FUSE_IOCTL_DIR) != 0 || command != kWarmIoctl || input_size != sizeof wanted) return ENOTTY;
     const uid_t caller = fuse_req_ctx(request)->uid;
@@ -238,14 +248,14 @@ int reply_text(fuse_req_t request, std::string_view text, size_t room) {
 }
 
 void on_getxattr(fuse_req_t request, fuse_ino_t id, const char* name, size_t size) {
-  guarded(request, "getxattr", [&](Vfs& vfs) {
+  guarded(request, Operation::kGetxattr, [&](Vfs& vfs) {
     const auto value = vfs.attribute(id, name);
     return value ? reply_text(request, *value, size) : value.error();
   });
 }
 
 void on_listxattr(fuse_req_t request, fuse_ino_t id, size_t size) {
-  guarded(request, "listxattr", [&](Vfs& vfs) {
+  guarded(request, Operation::kListxattr, [&](Vfs& vfs) {
     const auto names = vfs.attribute_names(id);
     if (!names) return names.error();
     std::string list;
@@ -275,8 +285,8 @@ struct AddEntry {
   bool plus;  // the kernel knows the nodes from then on
 };
 
-void list(fuse_req_t request, const char* name, fuse_ino_t id, size_t size, off_t offset, AddEntry how) {
-  guarded(request, name, [&](Vfs& vfs) {
+void list(fuse_req_t request, Operation what, fuse_ino_t id, size_t size, off_t offset, AddEntry how) {
+  guarded(request, what, [&](Vfs& vfs) {
     if (offset < 0) return EINVAL;
     std::string buffer(std::min(size, kMaxListing), '\0');
     size_t used = 0;
@@ -298,15 +308,15 @@ void list(fuse_req_t request, const char* name, fuse_ino_t id, size_t size, off_
 }
 
 void on_readdir(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
-  list(request, "readdir", id, size, offset, {add_plain, false});
+  list(request, Operation::kReaddir, id, size, offset, {add_plain, false});
 }
 
 void on_readdirplus(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_file_info*) {
-  list(request, "readdirplus", id, size, offset, {add_plus, true});
+  list(request, Operation::kReaddirplus, id, size, offset, {add_plus, true});
 }
 
 void on_statfs(fuse_req_t request, fuse_ino_t) {
-  guarded(request, "statfs", [&](Vfs& vfs) {
+  guarded(request, Operation::kStatfs, [&](Vfs& vfs) {
     const auto answer = vfs.statfs();
     fuse_reply_statfs(request, &answer);
     return 0;

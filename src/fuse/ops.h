@@ -11,6 +11,7 @@
 #include <mutex>
 
 #include "fuse/passthrough.h"
+#include "fuse/request_counts.h"
 #include "fuse/session.h"
 #include "vfs/stream_ahead.h"
 #include "vfs/vfs.h"
@@ -23,6 +24,7 @@ struct OpsContext {
   Passthrough passthrough;
   std::unique_ptr<StreamAhead> streams;  // there before the first request
   std::atomic<uint64_t> internal_errors{0};
+  RequestCounters requests;
   mutable std::mutex mutex;  // guards `negotiated`
   Negotiated negotiated;
 };

@@ -320,6 +320,15 @@ PassthroughState Session::passthrough() const {
 
 StreamAhead::Counts Session::streams() const { return impl_->streams->counts(); }
 
+RequestCounts Session::requests() const {
+  const RequestCounters& counters = impl_->requests;
+  RequestCounts counts;
+  std::copy(counters.operations.begin(), counters.operations.end(), counts.operations.begin());
+  std::copy(counters.opens.begin(), counters.opens.end(), counts.opens.begin());
+  counts.reads = counters.reads.counts();
+  return counts;
+}
+
 uint64_t Session::internal_errors() const { return impl_->internal_errors.load(); }
 
 }  // namespace weightfs

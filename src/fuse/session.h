@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/result.h"
+#include "fuse/request_counts.h"
 #include "vfs/stream_ahead.h"
 #include "vfs/vfs.h"
 
@@ -84,6 +85,7 @@ class Session {
   Negotiated negotiated() const;
   PassthroughState passthrough() const;
   StreamAhead::Counts streams() const;
+  RequestCounts requests() const;
   /// Operations that failed on a broken assumption inside weightfs; each was logged.
   uint64_t internal_errors() const;
 

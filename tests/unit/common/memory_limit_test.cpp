@@ -103,5 +103,12 @@ TEST(MemoryBudget, IsOneGibibyteOrAQuarterOfTheLimit) {
   EXPECT_EQ(default_memory_budget(uint64_t{512} << 20), 128u << 20);
 }
 
+TEST(ResidentMemory, IsThatOfAProcess) {
+  const uint64_t before = resident_memory();
+  EXPECT_GT(before, 1u << 20);
+  const std::string large(64u << 20, 'x');
+  EXPECT_GT(resident_memory(), before + large.size() / 2);
+}
+
 }  // namespace
 }  // namespace weightfs
