@@ -22,7 +22,7 @@ PublishedFollower::PublishedFollower(const Files& files, const FollowOptions& op
                                      std::shared_ptr<const Snapshot> first)
     : Follower(options, first),
       files_(files),
-      base_(first, &first->base()),
+      base_(first->shared_base()),
       base_version_(first->admitted(0)),
       names_(*base_),
       snapshot_(first),

@@ -85,6 +85,7 @@ class Snapshot {
   Snapshot(std::vector<Version> versions, std::vector<NativeState> states, uint32_t links_epoch = 0);
 
   const ModelFolder& base() const { return *base_; }
+  const std::shared_ptr<const ModelFolder>& shared_base() const { return base_; }
   /// The files and tensors of an admitted version; of published formats always those of the base.
   const ModelFolder& folder(size_t ordinal) const;
   /// Ordinal of the version that an admitted one is a delta on; nothing for the base, for full versions and

@@ -126,12 +126,12 @@ void print_refused(const Snapshot& snapshot) {
   }
 }
 
-MountFacts facts_of(const MountOptions& options, const Snapshot& snapshot, const std::string& mount_point,
+MountFacts facts_of(const MountOptions& options, const Catalog& catalog, const std::string& mount_point,
                     const Negotiated& negotiated) {
   MountFacts facts;
   facts.pid = ::getpid();
   facts.source = options.source;
-  facts.base = snapshot.base().path();
+  facts.base = catalog.base().snapshot->base().path();
   facts.mount_point = mount_point;
   facts.started_at = utc_now();
   facts.allow_other = options.allow_other;
@@ -220,13 +220,13 @@ Result<std::unique_ptr<MetricsExport>> open_metrics(const MountOptions& options,
   return MetricsExport::open(*options.metrics);
 }
 
-/// Serves until unmounted.
+/// Serves until unmounted.  Nothing here may hold on to what is served first: followed, a source moves on.
 Status serve(const MountOptions& options, const std::string& mount_point, const Files& files,
-             const std::shared_ptr<const Snapshot>& snapshot, ReadyNotice& notice) {
+             std::shared_ptr<const Snapshot> snapshot, ReadyNotice& notice) {
   StopOnSignal stop_on_signal;
   auto follower = options.follow.on ? Follower::make(files, follow_options(options), snapshot) : nullptr;
-  const auto serving = serve_all(follower ? follower->catalog({}) : Catalog(snapshot),
-                                 std::make_shared<Engine>(snapshot, engine_options(options)));
+  Catalog catalog = follower ? follower->catalog({}) : Catalog(snapshot);
+  auto serving = serve_all(std::move(catalog), std::make_shared<Engine>(std::move(snapshot), engine_options(options)));
   auto table = TRY(NodeTable::build(tree_contents(serving->catalog)));
   auto owned_report = std::make_unique<MountReport>(serving, files);
   MountReport& report = *owned_report;
@@ -234,15 +234,17 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
   if (options.follow.on) vfs_options.pin_grace = milliseconds(options.follow.pin_grace);
   auto vfs =
       std::make_shared<Vfs>(std::move(table), engine_reader(serving->versions), std::move(owned_report), vfs_options);
+  serving.reset();
   const auto metrics = TRY(open_metrics(options, mount_point));  // longer than `following`, which tells it of moves
   const auto session = TRY(Session::mount(vfs, session_options(options, mount_point)));
   const auto following = follow(options, mount_point, std::move(follower), report, *vfs, *session, metrics.get());
   if (following) report.set_follow([&] { return following->state(); });
   stop_on_signal.watch(*session);
   auto served = session->serve([&] {
-    const auto facts = facts_of(options, *snapshot, mount_point, session->negotiated());
+    const auto first = report.serving();
+    const auto facts = facts_of(options, first->catalog, mount_point, session->negotiated());
     report.set_facts(facts, *session);
-    announce(serving->catalog, facts);
+    announce(first->catalog, facts);
     if (metrics) metrics->start([&] { return metrics_text(report.metrics()); });
     if (following) following->start();
     if (!notice.send()) ::kill(::getpid(), SIGTERM);
@@ -261,10 +263,10 @@ Status mount_and_serve(MountOptions options, ReadyNotice& notice) {
   options.base = real_or_same(options.base);
   TRY(check_mount_point(options.mount_point, {options.source}));  // before a long look at the source
   const Files files;
-  const auto snapshot = TRY(open_source(files, {options.source, options.base, options.verify}));
+  auto snapshot = TRY(open_source(files, {options.source, options.base, options.verify}));
   const auto mount_point = TRY(check_mount_point(options.mount_point, kept_apart(options.source, snapshot->base())));
   print_refused(*snapshot);
-  return serve(options, mount_point, files, snapshot, notice);
+  return serve(options, mount_point, files, std::move(snapshot), notice);
 }
 
 int exit_status(const MountOptions& options, ReadyNotice& notice) {
