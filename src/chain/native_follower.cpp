@@ -4,7 +4,6 @@
 #include "chain/native_follower.h"
 
 #include <algorithm>
-#include <filesystem>
 
 #include "chain/native_chain.h"
 #include "chain/stamp.h"
@@ -13,16 +12,6 @@
 namespace weightfs {
 namespace {
 
-std::vector<std::string> folders_in(const std::string& path) {
-  std::vector<std::string> folders;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    if (!it->path().filename().string().starts_with(".")) folders.push_back(it->path().string());
-  }
-  return folders;
-}
-
-/// Of a folder that was opened the manifest alone tells whether it is still the same.
 uint64_t manifest_stamp(const std::string& folder) {
   return stamp_of_path(folder + "/" + std::string(kManifestFileName));
 }
@@ -42,7 +31,7 @@ NativeFollower::NativeFollower(const Files& files, const FollowOptions& options,
     order_.push_back(ordinal);
     accepted_.insert(ordinal);
     const auto& version = first->state(ordinal).version;
-    items_.insert_or_assign(version->folder(), Item{manifest_stamp(version->folder()), options_.now(), version});
+    items_.insert_or_assign(version->folder(), Item{0, manifest_stamp(version->folder()), options_.now(), version});
     there_.insert(version->manifest().name);
   }
   for (const Version& version : first->versions()) {
@@ -57,48 +46,55 @@ void NativeFollower::look(const Look&) {
     problem_ = store.error();
     return;
   }
-  if (take_stamps()) {
-    if (const Status done = put_together(); !done) {
-      problem_ = done.error();
-      stamps_.clear();  // try again next time
-    }
+  if (take_stamps() || stale_) {
+    const Status done = put_together();
+    if (!done) problem_ = done.error();
+    stale_ = !done;
   }
   if (!problem_ && base_folder_) problem_ = base_fault(*base_folder_);
 }
 
-bool NativeFollower::is_accepted(const std::string& path) const {
-  const auto item = items_.find(path);
-  if (item == items_.end() || !item->second.opened) return false;
-  return std::any_of(accepted_.begin(), accepted_.end(), [&](size_t ordinal) {
-    return snapshot_->has(ordinal) && snapshot_->state(ordinal).version == *item->second.opened;
-  });
-}
-
-/// Of what is admitted the manifest alone tells whether it is still there; of everything else all files.
-uint64_t NativeFollower::stamp_of(const std::string& path) const {
-  return is_accepted(path) ? manifest_stamp(path) : stamp_of_path(path);
+std::set<const NativeVersion*> NativeFollower::accepted_versions() const {
+  std::set<const NativeVersion*> versions;
+  for (const size_t ordinal : accepted_) {
+    if (snapshot_->has(ordinal)) versions.insert(snapshot_->state(ordinal).version.get());
+  }
+  return versions;
 }
 
 /// True when anything in the store is not as it was.
 bool NativeFollower::take_stamps() {
-  std::map<std::string, uint64_t> stamps;
+  const auto accepted = accepted_versions();
+  const TimePoint now = options_.now();
+  bool differs = false;
+  unchanged_.clear();
   for (const char* const kind : {"/versions", "/nets"}) {
-    for (const std::string& folder : folders_in(options_.source.source + kind)) stamps[folder] = stamp_of(folder);
+    const std::string parent = options_.source.source + kind;
+    for (const std::string& name : native_folders(parent)) {
+      const std::string folder = parent + "/" + name;
+      bool& unchanged = unchanged_[folder];
+      const auto known = items_.find(folder);
+      if (known != items_.end()) {
+        const Item& item = known->second;
+        const bool admitted = item.opened && accepted.contains(item.opened->get());
+        unchanged = admitted ? item.manifest == manifest_stamp(folder) : item.stamp == stamp_of_path(folder);
+        if (!item.opened && may_pass(item.opened.error())) {
+          unchanged = unchanged && now < item.seen + options_.retry;
+          if (unchanged) set_due(item.seen + options_.retry);
+        }
+      }
+      differs = differs || !unchanged;
+    }
   }
-  const bool differs = stamps != stamps_;
-  stamps_ = std::move(stamps);
-  return differs;
+  return differs || unchanged_.size() != items_.size();
 }
 
 NativeFollower::Opened NativeFollower::open(const std::string& path) {
-  const auto known = items_.find(path);
-  const uint64_t stamp = stamps_.contains(path) ? stamps_.at(path) : stamp_of(path);
-  if (known != items_.end() && known->second.stamp == stamp) return known->second.opened;
-  Opened opened = open_native_folder(files_, path);
-  const uint64_t now = known == items_.end() ? stamp : stamp_of_path(path);  // a new one: nobody has accepted it yet
-  items_.insert_or_assign(path, Item{now, options_.now(), opened});
-  stamps_[path] = now;
-  return opened;
+  bool& unchanged = unchanged_[path];
+  if (unchanged) return items_.at(path).opened;
+  Item item{stamp_of_path(path), manifest_stamp(path), options_.now(), open_native_folder(files_, path)};
+  unchanged = true;
+  return items_.insert_or_assign(path, std::move(item)).first->second.opened;
 }
 
 Result<StoreContents> NativeFollower::read_contents() {
@@ -131,22 +127,29 @@ Status NativeFollower::put_together() {
     return ordinal != 0 && snapshot_->has(ordinal) && there_.contains(snapshot_->admitted(ordinal).name);
   };
   const auto newest = std::find_if(accepted_.rbegin(), accepted_.rend(), is_there);
+  std::set<size_t> pruned;
   replace(snapshot_, [&](const Version& version) {
-    return !there_.contains(version.name) && newest != accepted_.rend() && *version.ordinal < *newest;
+    const bool gone = !there_.contains(version.name) && newest != accepted_.rend() && *version.ordinal < *newest;
+    if (gone) pruned.insert(*version.ordinal);
+    return gone;
   });
-  std::erase_if(items_, [&](const auto& item) { return !stamps_.contains(item.first); });
+  std::erase_if(accepted_, [&](size_t ordinal) { return pruned.contains(ordinal); });  // they may be restored
+  std::erase_if(items_, [&](const auto& item) { return !unchanged_.contains(item.first); });
   return {};
 }
 
 /// Folders that were taken away under admitted versions that build on them: they are read from what is open.
 void NativeFollower::keep_what_is_gone(StoreContents& contents) const {
+  std::set<std::string> there;
+  for (const auto& found : contents.versions) there.insert(found.name);
+  std::set<const Snapshot*> looked_at;
   for (const Catalog::Shown& shown : this->shown()) {
     const Snapshot& snapshot = *shown.snapshot;
+    if (!looked_at.insert(&snapshot).second) continue;
     for (size_t ordinal = 0; ordinal < snapshot.end_ordinal(); ++ordinal) {
       if (!snapshot.has(ordinal) || !accepted_.contains(ordinal)) continue;
       const auto& version = snapshot.state(ordinal).version;
-      const auto same = [&](const auto& found) { return found.name == version->manifest().name; };
-      if (std::any_of(contents.versions.begin(), contents.versions.end(), same)) continue;
+      if (!there.insert(version->manifest().name).second) continue;
       contents.versions.push_back({version->manifest().name, version->folder(), version});
     }
   }
@@ -164,6 +167,7 @@ Status NativeFollower::chain(const StoreContents& contents) {
 std::shared_ptr<const Snapshot> NativeFollower::with_ordinals(std::vector<Version> versions,
                                                               std::vector<NativeState> states) {
   std::vector<size_t> ordinals;  // by the chain's own
+  const size_t first_new = next_ordinal_;
   unreadable_.clear();
   for (Version& version : versions) {
     if (!version.admitted()) {
@@ -179,15 +183,18 @@ std::shared_ptr<const Snapshot> NativeFollower::with_ordinals(std::vector<Versio
   std::vector<NativeState> by_ordinal(*std::max_element(ordinals.begin(), ordinals.end()) + 1);
   for (size_t i = 0; i < states.size(); ++i) {
     NativeState& state = states[i];
-    const bool had_own = state.own_link;
     for (NativeLink& link : state.links) {
       if (link.from) link.from = ordinals[*link.from];
     }
-    // A parent that came back after its child: the child goes on over the net that it was admitted by.
+    // A parent that came back after its child: the child goes on over the net that it was admitted by, if there is one.
     const auto later = [&](const NativeLink& link) { return link.from && *link.from > ordinals[i]; };
-    state.own_link = had_own && !later(state.links.front());
-    std::erase_if(state.links, later);
-    relinked = relinked || (snapshot_->has(ordinals[i]) && !same_links(state, snapshot_->state(ordinals[i])));
+    if (!std::all_of(state.links.begin(), state.links.end(), later)) {
+      state.own_link = state.own_link && !later(state.links.front());
+      std::erase_if(state.links, later);
+    }
+    // One that was away may have had other links before.
+    const bool before = snapshot_->has(ordinals[i]);
+    relinked = relinked || (before ? !same_links(state, snapshot_->state(ordinals[i])) : ordinals[i] < first_new);
     by_ordinal[ordinals[i]] = std::move(state);
   }
   order_ = std::move(ordinals);
@@ -275,8 +282,6 @@ std::optional<NextVersion> NativeFollower::next() {
 void NativeFollower::accept() {
   const size_t ordinal = *std::exchange(offered_, std::nullopt);
   accepted_.insert(ordinal);
-  const std::string& folder = snapshot_->state(ordinal).version->folder();
-  items_.at(folder).stamp = stamps_[folder] = manifest_stamp(folder);
   show(snapshot_, ordinal);
   // The one that the store orders last: never back, when a version arrives that was made before the present one.
   const auto place = [&](size_t wanted) { return std::find(order_.begin(), order_.end(), wanted); };

@@ -33,7 +33,8 @@ class NativeFollower final : public Follower {
 
   /// A version or net folder.
   struct Item {
-    uint64_t stamp = 0;
+    uint64_t stamp = 0;     ///< of everything in it
+    uint64_t manifest = 0;  ///< of its manifest: of what is admitted that alone tells whether it is still there
     TimePoint seen;
     Opened opened;
   };
@@ -44,8 +45,7 @@ class NativeFollower final : public Follower {
   };
 
   bool take_stamps();
-  bool is_accepted(const std::string& path) const;
-  uint64_t stamp_of(const std::string& path) const;
+  std::set<const NativeVersion*> accepted_versions() const;
   Opened open(const std::string& path);
   Status put_together();
   Result<StoreContents> read_contents();
@@ -63,9 +63,10 @@ class NativeFollower final : public Follower {
 
   const Files& files_;
   const std::shared_ptr<const ModelFolder> base_folder_;
-  const std::string root_;                  // digest of the base's manifest
-  std::map<std::string, Item> items_;       // by path
-  std::map<std::string, uint64_t> stamps_;  // of all folders of the store, when it was put together
+  const std::string root_;                 // digest of the base's manifest
+  std::map<std::string, Item> items_;      // by path
+  std::map<std::string, bool> unchanged_;  // all folders of the store: whether their items hold
+  bool stale_ = true;                      // it must be put together in any case
   std::shared_ptr<const Snapshot> snapshot_;
   std::map<uint64_t, size_t> ordinals_;  // by identity
   std::vector<size_t> order_;            // ordinals as the store orders them

@@ -51,18 +51,6 @@ class StoreFileReader final : public JsonHandler {
   uint64_t version_ = 0;
 };
 
-std::vector<std::string> folders_in(const std::string& path) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    std::error_code ignored;
-    if (!name.starts_with(kTemporary) && it->is_directory(ignored)) names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
 /// A folder's name and place say what it is; its manifest must say the same.
 std::optional<Error> misplaced(const std::string& name, const std::string& path, const NativeManifest& manifest,
                                bool net) {
@@ -83,7 +71,7 @@ std::optional<Error> misplaced(const std::string& name, const std::string& path,
 
 std::vector<StoreContents::Found> find_in(const OpenNativeFolder& open, const std::string& folder, bool net) {
   std::vector<StoreContents::Found> found;
-  for (const std::string& name : folders_in(folder)) {
+  for (const std::string& name : native_folders(folder)) {
     const std::string path = folder + "/" + name;
     auto version = open(path);
     if (version) {
@@ -95,6 +83,18 @@ std::vector<StoreContents::Found> find_in(const OpenNativeFolder& open, const st
 }
 
 }  // namespace
+
+std::vector<std::string> native_folders(const std::string& path) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(path, error), end; !error && it != end; it.increment(error)) {
+    const std::string name = it->path().filename().string();
+    std::error_code ignored;
+    if (!name.starts_with(kTemporary) && it->is_directory(ignored)) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
 
 bool is_native_store(const std::string& source) {
   std::error_code ignored;

@@ -34,6 +34,9 @@ struct StoreContents {
   std::vector<Found> nets;      ///< the same
 };
 
+/// Names of the version or net folders in `path`, sorted; those that are still being written are left out.
+std::vector<std::string> native_folders(const std::string& path);
+
 /// Opens a version or net folder; delta.incomplete when it has no manifest yet.
 Result<std::shared_ptr<const NativeVersion>> open_native_folder(const Files& files, const std::string& path);
 

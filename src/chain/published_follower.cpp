@@ -3,7 +3,8 @@
 //  - a candidate whose number lies behind the end of the line continues it, by the rules of its layout;
 //  - one that belongs to the line and has other content, or none there yet, starts a draft from its number on, but
 //    only when nothing that is still there as it was admitted builds on what it replaces (a restarted trainer);
-//    TRL's late steps are the exception: nothing names a parent there, so the steps after it are taken anew;
+//    TRL's late steps are the exception: nothing names a parent there, so the steps after it are taken anew, if all
+//    of them are still there;
 //  - what has gone from the folder changes nothing.
 #include "chain/published_follower.h"
 
@@ -13,7 +14,6 @@
 #include <filesystem>
 
 #include "chain/stamp.h"
-#include "common/log.h"
 #include "common/text.h"
 
 namespace weightfs {
@@ -39,7 +39,7 @@ PublishedFollower::PublishedFollower(const Files& files, const FollowOptions& op
   for (const Version& version : first->versions()) {
     if (!version.admitted()) refused_.push_back(version);
   }
-  if (!line_.empty() && !has_first) required_.assign(required_.size(), true);
+  if (!has_first) required_.assign(required_.size(), true);
 }
 
 void PublishedFollower::look(const Look& how) {
@@ -67,7 +67,7 @@ void PublishedFollower::take_stamps(const Look& how) {
     if (admitted && !how.thorough) continue;
     const uint64_t stamp = stamp_of_path(candidate.path);
     if (stamp != item.stamp && renew(candidate, stamp)) item.stamp = stamp;
-    if (stamp != item.stamp) item = {stamp, options_.now(), false, std::nullopt, std::nullopt};
+    if (stamp != item.stamp) item = {stamp, options_.now(), false, {}, {}, {}};
     item.finished = item.finished || how.finished.contains(candidate.path);
   }
   if (problem_) return;  // what is missing now may be there again soon
@@ -113,49 +113,6 @@ bool PublishedFollower::is_known(const Candidate& candidate) const {
   return passed != passed_.end() && passed->second == stamp;
 }
 
-/// Where the folder says something else than the line.  Refuses what cannot be followed.
-std::optional<PublishedFollower::Draft> PublishedFollower::branch() {
-  const auto start = found_.layout == Layout::kTrl ? run_start(found_.candidates) : std::nullopt;
-  std::optional<Draft> draft;
-  for (const Candidate& candidate : found_.candidates) {
-    if (line_.empty() || candidate.number > line_.back().version.number) break;
-    if (is_known(candidate) || of_other_run(candidate, start) || draft) continue;
-    const Entry* const same = entry_of(candidate);
-    const bool stands = std::any_of(line_.begin(), line_.end(), [&](const Entry& entry) {
-      const Version& version = entry.version;
-      const bool other_run =
-          candidate.number == 1 && of_other_run({version.name, version.path, version.number, version.mtime_ns}, start);
-      return entry.version.number >= candidate.number && unchanged(entry) && !other_run;
-    });
-    if (!stands) {
-      draft = Draft{candidate.number, true, {}};
-    } else if (found_.layout == Layout::kTrl && same == nullptr && candidate.number > line_.front().version.number) {
-      draft = Draft{candidate.number, false, {}};
-    } else {
-      refuse_now(describe(candidate, Error{}), why_not(candidate, same != nullptr));
-    }
-  }
-  if (!draft) return std::nullopt;
-  const auto differs = [&](const Entry& entry) { return entry.version.number >= draft->from; };
-  draft->line.assign(line_.begin(), std::find_if(line_.begin(), line_.end(), differs));
-  return draft;
-}
-
-Error PublishedFollower::why_not(const Candidate& candidate, bool same_number) {
-  Item& item = items_.at(candidate.path);
-  const Entry* const same = entry_of(candidate);
-  if (same_number && same->version.path != candidate.path && unchanged(*same)) return duplicate(candidate);
-  if (const auto& opened = open(candidate, item); !opened) return opened.error();
-  if (same_number) {
-    return {ErrorCode::kChainRewritten,
-            candidate.path +
-                ": its content is not what was admitted under this number, and versions that build on that "
-                "are still there; publish it under a new number, or replace those too"};
-  }
-  return {ErrorCode::kChainLate, candidate.path + ": it arrived after " + quote(line_.back().version.name) +
-                                     " had been admitted without it; it is shown after mounting again"};
-}
-
 std::optional<NextVersion> PublishedFollower::next() {
   if (offer_) return NextVersion{offer_->snapshot, *offer_->entry.version.ordinal, offer_->seen};
   if (problem_) return std::nullopt;
@@ -164,7 +121,10 @@ std::optional<NextVersion> PublishedFollower::next() {
   const bool continues = branched && draft_ && branched->from == draft_->from &&
                          std::all_of(draft_->line.begin(), draft_->line.end(),
                                      [&](const Entry& e) { return e.version.number < draft_->from || unchanged(e); });
+  // Of a draft that goes on, what comes before it may be read from other files now.
+  if (continues) std::copy(branched->line.begin(), branched->line.end(), draft_->line.begin());
   if (!continues) draft_ = std::move(branched);
+  if (auto late = next_late()) return late;
   auto found = next_on(draft_ ? draft_->line : line_, candidates());
   if (found || !draft_ || !draft_->restart || draft_->line.empty()) return found;
   if (draft_->line.back().version.number >= draft_->from) follow_draft();
@@ -196,7 +156,9 @@ std::optional<NextVersion> PublishedFollower::next_on(const Line& line,
   if (!line.empty()) previous = link_to(line.back().version);
   const bool pointed = found_.pointer.has_value();
   bool beyond = found_.pointer == "base";
-  for (const Entry& entry : line) beyond = beyond || (pointed && entry.version.name == *found_.pointer);
+  for (const Candidate& candidate : found_.candidates) {
+    beyond = beyond || (pointed && candidate.name == *found_.pointer && candidate.number <= previous.number);
+  }
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& candidate = *candidates[i];
     const bool twice = (i > 0 && candidates[i - 1]->number == candidate.number) ||
@@ -213,7 +175,8 @@ std::optional<NextVersion> PublishedFollower::next_on(const Line& line,
     }
     const Item& item = items_.at(candidate.path);
     version->ordinal = next_ordinal_++;
-    offer_ = Offer{{*std::move(version), item.stamp}, nullptr, item.seen};
+    const uint64_t parent = parent_of(*version, previous);
+    offer_ = Offer{{*std::move(version), item.stamp}, nullptr, item.seen, parent};
     Line with = line;
     with.push_back(offer_->entry);
     offer_->snapshot = snapshot_of(with);
@@ -239,16 +202,18 @@ std::optional<Version> PublishedFollower::judge(const Candidate& candidate, cons
     refuse_now(describe(candidate, Error{}), opened.error());
     return std::nullopt;
   }
-  Version version = describe(candidate, **opened);
+  if (found_.layout == Layout::kTrl) decide_full(item, previous);
+  const DeltaPtr delta = **item.opened;
+  Version version = describe(candidate, *delta);
   std::optional<Error> fault =
-      twice ? std::optional(duplicate(candidate)) : chain_fault(found_.layout, version, **opened, previous);
+      twice ? std::optional(duplicate(candidate)) : chain_fault(found_.layout, version, *delta, previous);
   if (!fault) fault = must_wait(candidate, item, version, previous);
   if (fault) {
     refuse_now(std::move(version), *std::move(fault));
     return std::nullopt;
   }
   if (found_.layout == Layout::kTrl) warn_of_gap(version, previous);
-  seal(version, *opened, previous);
+  seal(version, delta, previous);
   return version;
 }
 
@@ -264,7 +229,7 @@ std::optional<Error> PublishedFollower::must_wait(const Candidate& candidate, It
                                              previous.name + ", in case that is still to come"};
     }
   }
-  if (!item.verdict || item.verdict->parent != previous.identity) return std::nullopt;
+  if (!item.verdict || item.verdict->parent != parent_of(version, previous)) return std::nullopt;
   if (!item.verdict->again || now < *item.verdict->again) {
     if (item.verdict->again) set_due(*item.verdict->again);
     return item.verdict->error;
@@ -273,17 +238,34 @@ std::optional<Error> PublishedFollower::must_wait(const Candidate& candidate, It
   return std::nullopt;
 }
 
+/// What a check says about a version holds on top of that one only.
+uint64_t PublishedFollower::parent_of(const Version& version, const Link& previous) {
+  return version.kind == VersionKind::kFull ? 0 : previous.identity;
+}
+
 const Result<PublishedFollower::DeltaPtr>& PublishedFollower::open(const Candidate& candidate, Item& item) {
-  if (item.opened) return *item.opened;
-  auto delta = open_candidate(files_, found_.layout, candidate, names_, options_.source.verify);
-  if (!delta) return item.opened.emplace(delta.error());
-  if (found_.layout == Layout::kTrl) {
-    // The first anchor says which tensors the run trains.
-    if (delta->number == 1 && is_dense(*delta)) required_.assign(required_.size(), false);
-    add_tensors(required_, *delta);
-    delta->full = is_anchor(*delta, required_);
+  const bool again = item.opened && !*item.opened && may_pass(item.opened->error());
+  if (item.opened && (!again || options_.now() < item.open_again)) {
+    if (again) set_due(item.open_again);
+    return *item.opened;
   }
-  return item.opened.emplace(std::make_shared<const Delta>(*std::move(delta)));
+  auto delta = open_candidate(files_, found_.layout, candidate, names_, options_.source.verify);
+  if (delta) return item.opened.emplace(std::make_shared<const Delta>(*std::move(delta)));
+  item.open_again = options_.now() + options_.retry;
+  if (may_pass(delta.error())) set_due(item.open_again);
+  return item.opened.emplace(delta.error());
+}
+
+/// TRL: whether a delta is full depends on what the run has trained until then.  The first anchor says where it begins.
+void PublishedFollower::decide_full(Item& item, const Link& previous) {
+  const Delta& delta = **item.opened.value();
+  if (previous.number == 0 && delta.number == 1 && is_dense(delta)) required_.assign(required_.size(), false);
+  add_tensors(required_, delta);
+  const bool full = is_anchor(delta, required_);
+  if (full == delta.full) return;
+  auto decided = std::make_shared<Delta>(delta);
+  decided->full = full;
+  item.opened.emplace(DeltaPtr(std::move(decided)));
 }
 
 bool PublishedFollower::is_settled(const Candidate& candidate, const Item& item) const {
@@ -320,16 +302,6 @@ void PublishedFollower::accept() {
   if (number >= line_.back().version.number) follow_draft();
 }
 
-void PublishedFollower::follow_draft() {
-  const Draft draft = *std::exchange(draft_, std::nullopt);
-  log::event(log::Level::kWarn, "source.changed", "{}: from number {} on the run was written anew",
-             quote(options_.source.source), draft.from);
-  line_ = draft.line;
-  std::erase_if(passed_, [&](const auto& passed) { return items_.find(passed.first) == items_.end(); });
-  snapshot_ = snapshot_of(line_);
-  show_line();
-}
-
 void PublishedFollower::show_line() {
   replace(snapshot_, [](const Version&) { return false; });
   for (const Entry& entry : line_) {
@@ -341,8 +313,7 @@ void PublishedFollower::show_line() {
 void PublishedFollower::refuse(Error why) {
   const Offer offer = *std::exchange(offer_, std::nullopt);
   const Version& version = offer.entry.version;
-  const Line& line = draft_ ? draft_->line : line_;
-  Item::Verdict verdict{line.empty() ? base_version_.identity : line.back().version.identity, std::move(why), {}};
+  Item::Verdict verdict{offer.parent, std::move(why), {}};
   if (may_pass(verdict.error)) verdict.again = options_.now() + options_.retry;
   items_.at(version.path).verdict = std::move(verdict);
 }
@@ -356,8 +327,8 @@ void PublishedFollower::dropped() {
   if (shown_first == shown().end()) return;
   auto needed = std::find_if(line_.begin(), line_.end(),
                              [&](const Entry& e) { return *e.version.ordinal == shown_first->ordinal; });
+  if (needed == line_.end()) return;
   while (needed != line_.begin() && needed->version.kind != VersionKind::kFull) --needed;
-  if (needed == line_.begin() || needed == line_.end()) return;
   for (auto entry = line_.begin(); entry != needed; ++entry) passed_[entry->version.path] = entry->stamp;
   line_.erase(line_.begin(), needed);
 }

@@ -40,6 +40,7 @@ class PublishedFollower final : public Follower {
     TimePoint seen;      ///< when it was first found with that stamp
     bool finished = false;
     std::optional<Result<DeltaPtr>> opened;
+    TimePoint open_again;  ///< after a failure that may pass
     /// What a check said about it on top of a parent of that identity.
     struct Verdict {
       uint64_t parent = 0;
@@ -70,11 +71,15 @@ class PublishedFollower final : public Follower {
   Entry* entry_of(const Candidate& candidate);
   bool is_known(const Candidate& candidate) const;
   std::optional<Draft> branch();
+  bool may_come_late(const Candidate& candidate);
   Error why_not(const Candidate& candidate, bool same_number);
+  std::optional<NextVersion> next_late();
   std::vector<const Candidate*> candidates();
   std::optional<NextVersion> next_on(const Line& line, const std::vector<const Candidate*>& candidates);
   std::optional<Version> judge(const Candidate& candidate, const Link& previous, bool twice);
   const Result<DeltaPtr>& open(const Candidate& candidate, Item& item);
+  void decide_full(Item& item, const Link& previous);
+  static uint64_t parent_of(const Version& version, const Link& previous);
   std::optional<Error> must_wait(const Candidate& candidate, Item& item, const Version& version, const Link& previous);
   void refuse_now(Version version, Error error);
   std::shared_ptr<const Snapshot> snapshot_of(const Line& line) const;
@@ -104,6 +109,7 @@ class PublishedFollower final : public Follower {
     Entry entry;
     std::shared_ptr<const Snapshot> snapshot;
     TimePoint seen;
+    uint64_t parent = 0;
   };
   std::optional<Offer> offer_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 
 #include "cli/report.h"
 #include "common/log.h"
@@ -80,25 +81,26 @@ void Following::work() {
   Follower::Look how;
   auto last_thorough = Clock::now() - kHourly;
   while (!watch_.stopped()) {
-    const bool more = watch_.watch(follower_->folders());
     how.thorough = how.thorough || Clock::now() - last_thorough >= options_.poll;
     if (how.thorough) last_thorough = Clock::now();
-    guarded_round(std::exchange(how, Follower::Look{false, {}}));
-    if (more && !watch_.stopped()) continue;  // something may have come before it was watched
-    SourceWatch::Outcome outcome = watch_.wait(pause());
+    const bool sound = guarded_round(std::exchange(how, Follower::Look{false, {}}));
+    // What was found just now is watched while we wait; something may have come before it was.
+    if (watch_.watch(follower_->folders()) && sound) continue;
+    SourceWatch::Outcome outcome = watch_.wait(sound ? pause() : options_.poll);
     how = {!outcome.events || outcome.overflow, std::move(outcome.finished)};
   }
 }
 
-/// Whatever goes wrong, what is shown stays, and the next round begins anew.
-void Following::guarded_round(const Follower::Look& how) {
+/// No exception ends the mount: what is shown stays, and the next round tries again.  False when there was one.
+bool Following::guarded_round(Follower::Look how) {
   try {
-    round(how);
+    round(std::move(how));
+    return true;
   } catch (const std::exception& exception) {
-    const Error error{ErrorCode::kInternal, std::string("following stopped for this time: ") + exception.what()};
-    log::write(log::Level::kError, "follow.failed", error.text());
     const std::lock_guard lock(mutex_);
-    state_.problem = error;
+    state_.problem = Error{ErrorCode::kInternal, exception.what()};
+    log::write(log::Level::kError, "follow.internal_error", state_.problem->text());
+    return false;
   }
 }
 
@@ -109,7 +111,7 @@ std::chrono::milliseconds Following::pause() const {
   return std::clamp(left, std::chrono::milliseconds(1), options_.poll);
 }
 
-void Following::round(const Follower::Look& how) {
+void Following::round(Follower::Look how) {
   follower_->look(how);
   note_problem();
   while (!watch_.stopped()) {
@@ -213,14 +215,14 @@ void Following::note_admitted(const Serving& former) {
   for (const Catalog::Shown& shown : former.catalog.shown()) known.insert(shown.version().identity);
   for (const Catalog::Shown& shown : serving_->catalog.shown()) {
     if (known.contains(shown.version().identity)) continue;
-    log::event(log::Level::kInfo, "version.admitted", "{}", shown.version().name);
+    log::event(log::Level::kInfo, "version.admitted", "{}", quote(shown.version().name));
     const std::lock_guard lock(mutex_);
     ++state_.admitted;
   }
 }
 
 void Following::moved(const std::string& before, const std::string& now) {
-  log::event(log::Level::kInfo, "latest.moved", "{} to {}", before, now);
+  log::event(log::Level::kInfo, "latest.moved", "{} to {}", quote(before), quote(now));
   {
     const std::lock_guard lock(mutex_);
     moved_at_ = Clock::now();
@@ -244,7 +246,7 @@ void Following::note_refusals(const Catalog& catalog) {
     if (known != refusals_.end() && known->second == text) continue;
     const bool waits = is_waiting(*version.error);
     log::event(waits ? log::Level::kInfo : log::Level::kWarn, waits ? "version.waiting" : "version.refused", "{}: {}",
-               version.name, text);
+               quote(version.name), text);
     const std::lock_guard lock(mutex_);
     state_.refusals += waits ? 0 : 1;
     if (!waits) ++state_.refusals_by_code[version.error->code];

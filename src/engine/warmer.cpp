@@ -103,8 +103,10 @@ void Warmer::enqueue(std::shared_ptr<Job> job) {
 /// Needs mutex_.  The one that is running stops soon.
 void Warmer::cancel_jobs(size_t ordinal) {
   std::erase_if(queue_, [&](const auto& job) {
-    if (job->ordinal == ordinal) job->state = WarmState::kCancelled;
-    return job->ordinal == ordinal;
+    if (job->ordinal != ordinal) return false;
+    job->state = WarmState::kCancelled;
+    job->source = nullptr;  // what is left of a job needs no engine
+    return true;
   });
   if (running_ && running_->ordinal == ordinal) running_->cancelled = true;
   changed_.notify_all();

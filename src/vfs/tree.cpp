@@ -55,7 +55,7 @@ std::shared_ptr<const Tree> Trees::find(NodeId id, Node& node) const {
 std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
   const std::unique_lock lock(mutex_);
   std::vector<std::string> names;
-  Former former{current_, {}, Clock::now()};
+  Former former{current_, {}, clock_()};
   for (size_t i = 0; i < current_->known.size(); ++i) {
     const size_t same = next->table.find_key(current_->table.key(i));
     if (same != NodeTable::npos) {
@@ -65,6 +65,13 @@ std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
     former.gone.push_back(i);
     names.push_back(current_->table.contents().versions[i].name);
   }
+  for (Former& other : former_) {  // what comes back has its count from there
+    std::erase_if(other.gone, [&](size_t version) {
+      const size_t back = next->table.find_key(other.tree->table.key(version));
+      if (back != NodeTable::npos) next->known[back] = other.tree->known[version];
+      return back != NodeTable::npos;
+    });
+  }
   if (!former.gone.empty()) former_.push_back(std::move(former));
   current_ = std::move(next);
   let_go();
@@ -73,7 +80,7 @@ std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
 
 /// Needs mutex_.
 void Trees::let_go() {
-  const auto now = Clock::now();
+  const auto now = clock_();
   std::erase_if(former_, [&](const Former& former) {
     const auto is_known = [&](size_t version) { return former.tree->known[version]->load() > 0; };
     return now - former.since >= kAtLeast && std::none_of(former.gone.begin(), former.gone.end(), is_known);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -32,7 +33,12 @@ struct Tree {
 /// The tree that is shown, and former ones for as long as the kernel knows nodes that only they have.  Thread-safe.
 class Trees {
  public:
-  explicit Trees(std::shared_ptr<Tree> first) : current_(std::move(first)) {}
+  using TimePoint = std::chrono::steady_clock::time_point;
+  using Clock = std::function<TimePoint()>;
+
+  explicit Trees(
+      std::shared_ptr<Tree> first, Clock clock = [] { return std::chrono::steady_clock::now(); })
+      : clock_(std::move(clock)), current_(std::move(first)) {}
 
   std::shared_ptr<const Tree> current() const;
   /// The newest tree that has the node; null when none has.
@@ -47,16 +53,16 @@ class Trees {
   size_t former_count() const;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Former {
     std::shared_ptr<Tree> tree;
     std::vector<size_t> gone;  // versions that the tree after it lacks
-    Clock::time_point since;
+    TimePoint since;
   };
 
   std::atomic<int64_t>* count_of(NodeId id) const;
   void let_go();
 
+  const Clock clock_;
   mutable std::shared_mutex mutex_;  // guards everything below
   std::shared_ptr<Tree> current_;
   std::vector<Former> former_;  // oldest first

@@ -197,12 +197,13 @@ Posix<std::string> Vfs::readlink(NodeId id, int32_t thread) {
   if (node.kind != Node::Kind::kLatest) return Errno{EINVAL};
   const auto& contents = tree->table.contents();
   const auto& latest = contents.versions[contents.latest];
-  const uint64_t wanted = pins_.resolve(thread, latest.identity);
-  if (wanted == latest.identity) return latest.name;
-  const auto pinned = std::find_if(contents.versions.begin(), contents.versions.end(),
-                                   [&](const auto& version) { return version.identity == wanted; });
-  if (pinned != contents.versions.end()) return pinned->name;
-  pins_.forget(wanted);  // it is not shown any more
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t wanted = pins_.resolve(thread, latest.identity);
+    const auto pinned = std::find_if(contents.versions.begin(), contents.versions.end(),
+                                     [&](const auto& version) { return version.identity == wanted; });
+    if (pinned != contents.versions.end()) return pinned->name;
+    pins_.forget(wanted);  // it is not shown any more: from now on it is what we answer
+  }
   return latest.name;
 }
 
