@@ -157,7 +157,8 @@ void SourceWatch::take(const inotify_event& event, Outcome& outcome) {
   }
   const auto found = folders_.find(event.wd);
   if (found == folders_.end()) return;
-  outcome.events = true;
+  // A file that is being written says so many times a second; that it was closed is what matters.
+  if (event.mask != IN_MODIFY) outcome.events = true;
   if ((event.mask & IN_IGNORED) != 0) {
     for (const std::string& folder : found->second) watches_.erase(folder);
     folders_.erase(found);

@@ -22,7 +22,7 @@ namespace weightfs {
 class SourceWatch {
  public:
   struct Outcome {
-    bool events = false;    ///< something happened in a folder that is watched
+    bool events = false;    ///< something happened in a folder that is watched; writing alone does not count
     bool overflow = false;  ///< and more than the kernel could keep: anything may have changed
     /// Full paths of files that a writer of this machine closed or moved here, and that were not written to, removed
     /// or made anew after that.  Another writer may still have one open.

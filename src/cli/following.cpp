@@ -143,7 +143,7 @@ Status Following::check(Engine& engine, const NextVersion& next) {
   if (options_.warm) {
     if (auto warmed = warm(engine, next)) return *std::move(warmed);
   }
-  return engine.check_version(next.ordinal);
+  return engine.check_version(next.ordinal, [this] { return watch_.stopped(); });
 }
 
 /// Nothing when it could not be made warm for a reason that is not its own.

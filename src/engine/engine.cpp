@@ -119,7 +119,7 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object) {
     return native_.check(ordinal, link, object);
   }
-  Status check_version(size_t ordinal);
+  Status check_version(size_t ordinal, const std::function<bool()>& cancelled);
   EngineStatus status() const;
 
  private:
@@ -267,18 +267,18 @@ Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
   return check;
 }
 
-Status Engine::Impl::check_version(size_t ordinal) {
+Status Engine::Impl::check_version(size_t ordinal, const std::function<bool()>& cancelled) {
   if (!snapshot_->is_native()) {
     const auto& tensors = snapshot_->admitted(ordinal).delta->tensors;
     return by_turns(tensors.size(), [&](size_t i) -> Status {
-      TRY(check_tensor(ordinal, tensors[i].tensor));
+      if (!cancelled()) TRY(check_tensor(ordinal, tensors[i].tensor));
       return {};
     });
   }
   const NativeState& state = snapshot_->state(ordinal);
   if (state.links.empty()) return {};
   for (const uint32_t object : TRY(state.links.front().delta->touched_objects(*state.folder->tree()))) {
-    TRY(check_object(ordinal, 0, object));
+    if (!cancelled()) TRY(check_object(ordinal, 0, object));
   }
   return {};
 }
@@ -333,7 +333,9 @@ Result<TensorCheck> Engine::check_object(size_t ordinal, size_t link, size_t obj
   return impl_->check_object(ordinal, link, object);
 }
 
-Status Engine::check_version(size_t ordinal) { return impl_->check_version(ordinal); }
+Status Engine::check_version(size_t ordinal, const std::function<bool()>& cancelled) {
+  return impl_->check_version(ordinal, cancelled);
+}
 
 Status Engine::warm(size_t ordinal) { return shared_->warmer.start(impl_->filler(), ordinal); }
 WarmStatus Engine::wait_until_warm(size_t ordinal, std::chrono::milliseconds limit) {

@@ -107,7 +107,8 @@ class Engine {
   Result<TensorCheck> check_object(size_t ordinal, size_t link, size_t object);
 
   /// Decodes all that a version changes against the one it builds on and checks every digest that was published.
-  Status check_version(size_t ordinal);
+  /// `cancelled` is asked between pieces of work; what is returned then says nothing about the version.
+  Status check_version(size_t ordinal, const std::function<bool()>& cancelled = [] { return false; });
 
   /// Decodes a version into memory; see Warmer.
   Status warm(size_t ordinal);

@@ -74,17 +74,17 @@ TEST_F(SourceWatchTest, AFileThatWasWrittenIsFinished) {
   expect_quiet();
 }
 
-TEST_F(SourceWatchTest, AFileThatIsBeingWrittenIsNot) {
+TEST_F(SourceWatchTest, AFileThatIsBeingWrittenIsNotAndEndsNoWait) {
   watch.watch({folder.path()});
   Writer writer(folder.path("a"));
   writer.write();
   auto outcome = watch.wait(kLong);
   EXPECT_TRUE(outcome.events);
   EXPECT_EQ(outcome.finished, Paths());
-  writer.write();
-  outcome = watch.wait(kLong);
-  EXPECT_TRUE(outcome.events);
-  EXPECT_EQ(outcome.finished, Paths());
+  for (int i = 0; i < 3; ++i) {
+    writer.write();
+    EXPECT_FALSE(watch.wait(std::chrono::milliseconds(10)).events) << "or a large file would keep us looking";
+  }
   writer.close();
   EXPECT_EQ(watch.wait(kLong).finished, Paths{folder.path("a")});
 }
@@ -149,8 +149,6 @@ TEST_F(SourceWatchTest, SeesEveryKindOfChange) {
   sees("a link");
   fs::remove(file);
   sees("a removal");
-  fs::resize_file(folder.path("b"), 2);
-  sees("truncation");
   make("folder");
   sees("a folder");
 }

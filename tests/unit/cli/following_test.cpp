@@ -44,7 +44,7 @@ class FollowingTest : public ::testing::Test {
     follow_.source = {folder_.path(), {}, true};
     const auto first = test::open_snapshot(files_, folder_.path());
     ASSERT_NE(first, nullptr);
-    serving_ = serve_all(first, std::make_shared<Engine>(first, EngineOptions{memory, 2, true}));
+    serving_ = serve_all(Catalog(first), std::make_shared<Engine>(first, EngineOptions{memory, 2, true}));
     Following::Actions actions;
     actions.show = [this](const std::shared_ptr<const Serving>& serving) {
       const std::lock_guard lock(mutex_);
