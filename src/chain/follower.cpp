@@ -41,7 +41,8 @@ void Follower::show(const std::shared_ptr<const Snapshot>& snapshot, size_t ordi
 }
 
 std::optional<Error> Follower::base_fault(const ModelFolder& base) {
-  constexpr const char* kContext = "the base has changed; nothing new is shown until the same files are back, or mount again";
+  constexpr const char* kContext =
+      "the base has changed; nothing new is shown until the same files are back, or mount again";
   for (const ModelFolder::Entry& entry : base.entries()) {
     if (!entry.source) continue;
     const std::string& path = entry.source->name();

@@ -92,9 +92,9 @@ void Following::work() {
 }
 
 /// No exception ends the mount: what is shown stays, and the next round tries again.  False when there was one.
-bool Following::guarded_round(Follower::Look how) {
+bool Following::guarded_round(const Follower::Look& how) {
   try {
-    round(std::move(how));
+    round(how);
     return true;
   } catch (const std::exception& exception) {
     const std::lock_guard lock(mutex_);
@@ -111,7 +111,7 @@ std::chrono::milliseconds Following::pause() const {
   return std::clamp(left, std::chrono::milliseconds(1), options_.poll);
 }
 
-void Following::round(Follower::Look how) {
+void Following::round(const Follower::Look& how) {
   follower_->look(how);
   note_problem();
   while (!watch_.stopped()) {

@@ -60,8 +60,8 @@ class Following {
 
   void work();
   std::chrono::milliseconds pause() const;
-  bool guarded_round(Follower::Look how);
-  void round(Follower::Look how);
+  bool guarded_round(const Follower::Look& how);
+  void round(const Follower::Look& how);
   Status check(Engine& engine, const NextVersion& next);
   std::optional<Status> warm(Engine& engine, const NextVersion& next);
   void try_next(const NextVersion& next);

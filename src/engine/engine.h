@@ -108,7 +108,8 @@ class Engine {
 
   /// Decodes all that a version changes against the one it builds on and checks every digest that was published.
   /// `cancelled` is asked between pieces of work; what is returned then says nothing about the version.
-  Status check_version(size_t ordinal, const std::function<bool()>& cancelled = [] { return false; });
+  Status check_version(
+      size_t ordinal, const std::function<bool()>& cancelled = [] { return false; });
 
   /// Decodes a version into memory; see Warmer.
   Status warm(size_t ordinal);
