@@ -62,6 +62,18 @@ TEST_F(LatestPinsTest, AProcessSeesOneVersionWithinTheGrace) {
   EXPECT_EQ(pins.resolve(101, kNew), kOld) << "another thread of it";
 }
 
+TEST_F(LatestPinsTest, OurOwnTreeIsNeverPinned) {
+  LatestPins ours{kGrace, lookups(), clock(), 100};
+  EXPECT_EQ(ours.resolve(200, kOld), kOld);
+  EXPECT_EQ(ours.resolve(200, kNew), kNew) << "of the tree of 100";
+  EXPECT_EQ(ours.size(), 0u);
+  EXPECT_EQ(ours.resolve(500, kOld), kOld);
+  EXPECT_EQ(ours.resolve(500, kNew), kOld) << "of another";
+  LatestPins none{kGrace, lookups(), clock()};
+  EXPECT_EQ(none.resolve(0, kOld), kOld);
+  EXPECT_EQ(none.resolve(0, kNew), kOld) << "callers from outside are not ours";
+}
+
 TEST_F(LatestPinsTest, OneThatOnlyAsksMovesOnAfterTheGrace) {
   std::set<uint64_t> seen;
   for (int i = 0; i < 50; ++i) {
