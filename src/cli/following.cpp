@@ -56,7 +56,7 @@ Following::Following(std::unique_ptr<Follower> follower, std::optional<uint64_t>
 }
 
 Following::~Following() {
-  watch_.stop();
+  stop();
   if (thread_.joinable()) thread_.join();
 }
 

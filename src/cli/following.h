@@ -53,6 +53,8 @@ class Following {
   Following& operator=(const Following&) = delete;
 
   void start();
+  /// Nothing more is shown once what is under way has ended; from any thread.
+  void stop() { watch_.stop(); }
   FollowState state() const;
 
  private:

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "chain/snapshot.h"
@@ -53,12 +54,14 @@ class StopOnSignal {
   StopOnSignal(const StopOnSignal&) = delete;
   StopOnSignal& operator=(const StopOnSignal&) = delete;
 
-  void watch(Session& session) {
-    thread_ = std::thread([this, &session] {
+  /// `first` is called before the session is stopped.
+  void watch(Session& session, std::function<void()> first) {
+    thread_ = std::thread([this, &session, first = std::move(first)] {
       int number = 0;
       ::sigwait(&signals_, &number);
       if (ended_.load()) return;
       log::event(log::Level::kInfo, "mount.stopping", "signal {}", number);
+      first();
       session.stop(kPatience);
     });
   }
@@ -239,7 +242,9 @@ Status serve(const MountOptions& options, const std::string& mount_point, const 
   const auto session = TRY(Session::mount(vfs, session_options(options, mount_point)));
   const auto following = follow(options, mount_point, std::move(follower), report, *vfs, *session, metrics.get());
   if (following) report.set_follow([&] { return following->state(); });
-  stop_on_signal.watch(*session);
+  stop_on_signal.watch(*session, [&] {
+    if (following) following->stop();
+  });
   auto served = session->serve([&] {
     const auto first = report.serving();
     const auto facts = facts_of(options, first->catalog, mount_point, session->negotiated());
