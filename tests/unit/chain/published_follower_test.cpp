@@ -320,7 +320,7 @@ TEST_F(WeightV, ThePointerSaysHowFar) {
 
 TEST_F(WeightV, APointerThatGoesBackBehindWhatIsKept) {
   delta(1);
-  for (const uint64_t i : {2, 3, 4}) full(i);
+  for (const uint64_t i : {2u, 3u, 4u}) full(i);
   point_at(4);
   follow(1);
   look();
