@@ -204,8 +204,8 @@ void Following::publish(const std::shared_ptr<Engine>& newest) {
   }
   std::erase_if(verified_, [&](uint64_t identity) { return !shown.contains(identity); });
   const auto former = std::exchange(serving_, std::move(next));
+  note_admitted(*former);  // first: who sees the version finds it counted
   actions_.show(serving_);
-  note_admitted(*former);
   const Version& latest = serving_->catalog.latest().version();
   if (latest.identity != former->catalog.latest().version().identity) moved(before, latest.name);
 }
