@@ -56,19 +56,6 @@ std::optional<Error> Follower::base_fault(const ModelFolder& base) {
 
 void Follower::set_due(FollowOptions::TimePoint at) { due_ = due_ ? std::min(*due_, at) : at; }
 
-bool Follower::may_pass(const Error& error) const {
-  switch (error.code) {
-    case ErrorCode::kIoOpen:
-    case ErrorCode::kIoRead:
-    case ErrorCode::kIoChanged:
-    case ErrorCode::kIoTruncated:
-    case ErrorCode::kInternal:
-      return true;
-    default:
-      return false;
-  }
-}
-
 Catalog Follower::catalog(const std::vector<uint64_t>& pinned) {
   const size_t latest = this->latest();
   if (options_.keep) {

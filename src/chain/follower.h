@@ -85,7 +85,6 @@ class Follower {
   /// What has happened to the base's files, if anything has.
   static std::optional<Error> base_fault(const ModelFolder& base);
   void set_due(FollowOptions::TimePoint at);
-  bool may_pass(const Error& error) const;
   const std::vector<Catalog::Shown>& shown() const { return shown_; }
   /// Names the version that `latest` is, among what is shown.
   virtual size_t latest() const = 0;

@@ -78,7 +78,7 @@ bool NativeFollower::take_stamps() {
         const Item& item = known->second;
         const bool admitted = item.opened && accepted.contains(item.opened->get());
         unchanged = admitted ? item.manifest == manifest_stamp(folder) : item.stamp == stamp_of_path(folder);
-        if (!item.opened && may_pass(item.opened.error())) {
+        if (!item.opened && item.opened.error().may_pass()) {
           unchanged = unchanged && now < item.seen + options_.retry;
           if (unchanged) set_due(item.seen + options_.retry);
         }
@@ -292,7 +292,7 @@ void NativeFollower::accept() {
 void NativeFollower::refuse(Error why) {
   const size_t ordinal = *std::exchange(offered_, std::nullopt);
   Verdict verdict{snapshot_->state(ordinal).version->serial(), std::move(why), {}};
-  if (may_pass(verdict.error)) verdict.again = options_.now() + options_.retry;
+  if (verdict.error.may_pass()) verdict.again = options_.now() + options_.retry;
   verdicts_.insert_or_assign(ordinal, std::move(verdict));
 }
 

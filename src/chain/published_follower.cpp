@@ -78,13 +78,14 @@ void PublishedFollower::take_stamps(const Look& how) {
 /// Files of an admitted version that were put back, or moved here from somewhere else, are the same version: true then,
 /// and it is read from them from now on.
 bool PublishedFollower::renew(const Candidate& candidate, uint64_t stamp) {
-  Entry* const entry = entry_of(candidate);
-  if (entry == nullptr || entry->version.path != candidate.path || entry->stamp == stamp || stamp == 0) return false;
+  const Entry* const found = entry_of(candidate);
+  if (found == nullptr || found->version.path != candidate.path || found->stamp == stamp || stamp == 0) return false;
   auto delta = open_candidate(files_, found_.layout, candidate, names_, options_.source.verify);
-  if (!delta || delta->identity != entry->version.delta->identity) return false;
-  delta->full = entry->version.delta->full;
-  entry->version.delta = std::make_shared<const Delta>(*std::move(delta));
-  entry->stamp = stamp;
+  if (!delta || delta->identity != found->version.delta->identity) return false;
+  Entry& entry = line_[static_cast<size_t>(found - line_.data())];
+  delta->full = entry.version.delta->full;
+  entry.version.delta = std::make_shared<const Delta>(*std::move(delta));
+  entry.stamp = stamp;
   renewed_ = true;
   return true;
 }
@@ -94,14 +95,10 @@ bool PublishedFollower::unchanged(const Entry& entry) const {
   return item != items_.end() && item->second.stamp == entry.stamp;
 }
 
-PublishedFollower::Entry* PublishedFollower::entry_of(const Candidate& candidate) {
+const PublishedFollower::Entry* PublishedFollower::entry_of(const Candidate& candidate) const {
   const auto entry = std::lower_bound(line_.begin(), line_.end(), candidate.number,
                                       [](const Entry& e, uint64_t number) { return e.version.number < number; });
   return entry != line_.end() && entry->version.number == candidate.number ? &*entry : nullptr;
-}
-
-const PublishedFollower::Entry* PublishedFollower::entry_of(const Candidate& candidate) const {
-  return const_cast<PublishedFollower*>(this)->entry_of(candidate);  // NOLINT: it changes nothing
 }
 
 /// True for what is admitted, or was and is not needed any more.
@@ -244,7 +241,7 @@ uint64_t PublishedFollower::parent_of(const Version& version, const Link& previo
 }
 
 const Result<PublishedFollower::DeltaPtr>& PublishedFollower::open(const Candidate& candidate, Item& item) {
-  const bool again = item.opened && !*item.opened && may_pass(item.opened->error());
+  const bool again = item.opened && !*item.opened && item.opened->error().may_pass();
   if (item.opened && (!again || options_.now() < item.open_again)) {
     if (again) set_due(item.open_again);
     return *item.opened;
@@ -252,7 +249,7 @@ const Result<PublishedFollower::DeltaPtr>& PublishedFollower::open(const Candida
   auto delta = open_candidate(files_, found_.layout, candidate, names_, options_.source.verify);
   if (delta) return item.opened.emplace(std::make_shared<const Delta>(*std::move(delta)));
   item.open_again = options_.now() + options_.retry;
-  if (may_pass(delta.error())) set_due(item.open_again);
+  if (delta.error().may_pass()) set_due(item.open_again);
   return item.opened.emplace(delta.error());
 }
 
@@ -314,7 +311,7 @@ void PublishedFollower::refuse(Error why) {
   const Offer offer = *std::exchange(offer_, std::nullopt);
   const Version& version = offer.entry.version;
   Item::Verdict verdict{offer.parent, std::move(why), {}};
-  if (may_pass(verdict.error)) verdict.again = options_.now() + options_.retry;
+  if (verdict.error.may_pass()) verdict.again = options_.now() + options_.retry;
   items_.at(version.path).verdict = std::move(verdict);
 }
 

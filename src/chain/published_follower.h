@@ -68,7 +68,6 @@ class PublishedFollower final : public Follower {
   bool is_settled(const Candidate& candidate, const Item& item) const;
   bool unchanged(const Entry& entry) const;
   const Entry* entry_of(const Candidate& candidate) const;
-  Entry* entry_of(const Candidate& candidate);
   bool is_known(const Candidate& candidate) const;
   std::optional<Draft> branch();
   bool may_come_late(const Candidate& candidate);

@@ -28,6 +28,11 @@ std::string_view code_id(ErrorCode code) { return row(code).id; }
 int code_errno(ErrorCode code) { return row(code).posix; }
 std::string_view code_meaning(ErrorCode code) { return row(code).meaning; }
 
+bool Error::may_pass() const {
+  return code == ErrorCode::kIoOpen || code == ErrorCode::kIoRead || code == ErrorCode::kIoTruncated ||
+         code == ErrorCode::kIoChanged || code == ErrorCode::kInternal;
+}
+
 std::string Error::text() const { return message + " [" + std::string(code_id(code)) + "]"; }
 
 Error Error::in(std::string_view context) const { return {code, std::string(context) + ": " + message}; }

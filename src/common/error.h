@@ -119,6 +119,9 @@ struct Error {
   std::string message;
 
   int posix() const { return code_errno(code); }
+  /// True for failures of reading (disk, permissions, replaced files), which may be gone when it is tried again; what
+  /// is wrong with bytes stays wrong.
+  bool may_pass() const;
   /// "message [id]": the form used on terminals and in logs.
   std::string text() const;
   /// The same error with "context: " in front of its message.

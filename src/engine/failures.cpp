@@ -3,14 +3,6 @@
 #include "engine/failures.h"
 
 namespace weightfs {
-namespace {
-
-bool may_pass(ErrorCode code) {
-  return code == ErrorCode::kIoOpen || code == ErrorCode::kIoRead || code == ErrorCode::kIoTruncated ||
-         code == ErrorCode::kIoChanged || code == ErrorCode::kInternal;
-}
-
-}  // namespace
 
 std::optional<Error> Failures::find(const CacheKey& key) const {
   const std::lock_guard lock(mutex_);
@@ -20,7 +12,7 @@ std::optional<Error> Failures::find(const CacheKey& key) const {
 }
 
 void Failures::remember(const CacheKey& key, const Error& error) {
-  if (may_pass(error.code)) return;
+  if (error.may_pass()) return;
   const std::lock_guard lock(mutex_);
   failed_.emplace(key, error);
 }

@@ -63,6 +63,16 @@ class NativeOnDisk : public ::testing::Test {
     ASSERT_NE(snapshot_, nullptr);
     engine_ = std::make_unique<Engine>(snapshot_, options);
   }
+  /// Opens a store in which v1 changes one tensor; returns the file that holds its payload.
+  std::string open_with_one_delta() {
+    std::mt19937_64 random(24);
+    MadeStore store(folder_.path(), model(random));
+    FakeObjects objects = store.next("base");
+    train(objects[1].bytes, random, 0.01);
+    store.add("v1", "base", objects);
+    open(store);
+    return store.payload_of("v1");
+  }
   Status read(const std::string& version, const std::string& path, uint64_t offset, std::string& out) {
     const size_t ordinal = ordinal_of(*snapshot_, version);
     return engine_->read(ordinal, entry_by_path(snapshot_->folder(ordinal), path), offset,
@@ -248,13 +258,7 @@ TEST_F(NativeOnDisk, AFlippedByteAnywhereInAPayloadFileIsAnErrorOrHarmless) {
 }
 
 TEST_F(NativeOnDisk, APayloadFileThatWasReplacedIsStillTheAdmittedOne) {
-  std::mt19937_64 random(25);
-  MadeStore store(folder_.path(), model(random));
-  FakeObjects objects = store.next("base");
-  train(objects[1].bytes, random, 0.01);
-  store.add("v1", "base", objects);
-  open(store);
-  const std::string path = store.payload_of("v1");
+  const std::string path = open_with_one_delta();
   const size_t size = read_whole(path).size();
   fs::remove(path);
   write_file(path, std::string(size, 'x'));
@@ -263,13 +267,7 @@ TEST_F(NativeOnDisk, APayloadFileThatWasReplacedIsStillTheAdmittedOne) {
 }
 
 TEST_F(NativeOnDisk, APayloadFileThatWasEditedIsAnError) {
-  std::mt19937_64 random(24);
-  MadeStore store(folder_.path(), model(random));
-  FakeObjects objects = store.next("base");
-  train(objects[1].bytes, random, 0.01);
-  store.add("v1", "base", objects);
-  open(store);
-  const std::string path = store.payload_of("v1");
+  const std::string path = open_with_one_delta();
   const std::string bytes = read_whole(path);
   write_file(path, bytes + "more");
   std::string out(100'000, '?');
