@@ -25,8 +25,9 @@ weightfs_layer(chain BELOW delta model io common)
 weightfs_layer(engine BELOW chain delta model codec io common PRIVATE TBB::tbb)
 weightfs_layer(store BELOW engine chain delta model codec io common)
 weightfs_layer(vfs BELOW engine chain io common)
-weightfs_layer(fuse BELOW vfs common PRIVATE PkgConfig::FUSE3)
-weightfs_layer(cli BELOW fuse vfs store engine chain delta model codec io common
+weightfs_layer(attach BELOW common)
+weightfs_layer(fuse BELOW vfs attach common PRIVATE PkgConfig::FUSE3)
+weightfs_layer(cli BELOW fuse attach vfs store engine chain delta model codec io common
   PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json PkgConfig::MICROHTTPD)
 
 add_executable(weightfs src/cli/main.cpp)

@@ -18,6 +18,7 @@
 #include <functional>
 #include <thread>
 
+#include "attach/mount_point.h"
 #include "chain/snapshot.h"
 #include "cli/background.h"
 #include "cli/following.h"
@@ -30,7 +31,6 @@
 #include "common/memory_limit.h"
 #include "common/text.h"
 #include "engine/engine.h"
-#include "fuse/mount_point.h"
 #include "fuse/session.h"
 #include "vfs/vfs.h"
 

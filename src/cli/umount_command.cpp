@@ -13,13 +13,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "attach/kernel_mount.h"
+#include "attach/mount_point.h"
 #include "cli/json_access.h"
 #include "cli/mount_command.h"
 #include "cli/source_access.h"
 #include "common/descriptor.h"
 #include "common/text.h"
-#include "fuse/kernel_mount.h"
-#include "fuse/mount_point.h"
 
 namespace weightfs::cli {
 namespace {

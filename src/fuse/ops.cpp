@@ -21,9 +21,9 @@
 #include <string_view>
 #include <vector>
 
+#include "attach/kernel_mount.h"
 #include "common/log.h"
 #include "fuse/control.h"
-#include "fuse/kernel_mount.h"
 
 namespace weightfs {
 namespace {

@@ -20,10 +20,10 @@
 #include <span>
 #include <thread>
 
+#include "attach/kernel_mount.h"
+#include "attach/mount_point.h"
 #include "common/log.h"
 #include "common/text.h"
-#include "fuse/kernel_mount.h"
-#include "fuse/mount_point.h"
 #include "fuse/ops.h"
 #include "fuse/read_ahead.h"
 

@@ -24,8 +24,8 @@
 #include <string>
 #include <thread>
 
+#include "attach/mount_point.h"
 #include "common/descriptor.h"
-#include "fuse/mount_point.h"
 #include "fuse/session.h"
 #include "support/fake_tree.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fuse/kernel_mount.h"
+#include "attach/kernel_mount.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -7,7 +7,7 @@
 
 #include <cstdlib>
 
-#include "fuse/fusermount.h"
+#include "attach/fusermount.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs::test {

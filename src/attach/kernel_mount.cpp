@@ -4,7 +4,7 @@
 // and passes the descriptor back over a socket (_FUSE_COMMFD, as in libfuse).  What must stay true: always
 // read-only, nosuid, nodev, noexec; default_permissions whenever others may look; never auto_unmount,
 // which turns a crash into an empty folder.
-#include "fuse/kernel_mount.h"
+#include "attach/kernel_mount.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -16,9 +16,9 @@
 #include <cerrno>
 #include <cstring>
 
+#include "attach/fusermount.h"
+#include "attach/mount_point.h"
 #include "common/text.h"
-#include "fuse/fusermount.h"
-#include "fuse/mount_point.h"
 
 namespace weightfs {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What may be mounted on, and what is mounted where.  What must stay true: mounts are recognised by
 // /proc/self/mountinfo alone, since asking the file system itself would hang on one that does not answer.
-#include "fuse/mount_point.h"
+#include "attach/mount_point.h"
 
 #include <fmt/format.h>
 #include <sys/stat.h>

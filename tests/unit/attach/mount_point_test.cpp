@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fuse/mount_point.h"
+#include "attach/mount_point.h"
 
 #include <gtest/gtest.h>
 

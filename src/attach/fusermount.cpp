@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Running fusermount3.  What must stay true: no shell, a fixed program name, an environment of our own
 // making, and what it says on stderr reaches the user instead of getting lost.
-#include "fuse/fusermount.h"
+#include "attach/fusermount.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
