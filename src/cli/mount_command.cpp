@@ -20,7 +20,7 @@
 
 #include "attach/mount_point.h"
 #include "chain/snapshot.h"
-#include "cli/background.h"
+#include "attach/background.h"
 #include "cli/following.h"
 #include "cli/metrics_export.h"
 #include "cli/metrics_text.h"

@@ -20,12 +20,13 @@
 #include <span>
 #include <thread>
 
-#include "attach/kernel_mount.h"
 #include "attach/mount_point.h"
+#include "attach/kernel_mount.h"
+#include "attach/read_ahead.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "fuse/attachment.h"
 #include "fuse/ops.h"
-#include "fuse/read_ahead.h"
 
 namespace weightfs {
 
@@ -48,6 +49,7 @@ struct Session::Impl : OpsContext {
   SessionOptions options;
   std::string mount_id;
   fuse_session* session = nullptr;
+  std::unique_ptr<Attachment> attachment;  // null: the mount is ours
   std::function<void()> on_ready;
   std::atomic<uint64_t> init_request{0};  // its id, between its arrival and our answer
   std::atomic<bool> passthrough_offered{false};
@@ -60,8 +62,8 @@ struct Session::Impl : OpsContext {
 
   ~Impl() {
     if (session == nullptr) return;
-    take_down();
-    fuse_session_destroy(session);  // closes the device, which ends the connection
+    if (!attachment) take_down();
+    fuse_session_destroy(session);  // closes the device, which ends the connection if it is the last one
   }
 
   bool still_mounted() const {
@@ -72,6 +74,7 @@ struct Session::Impl : OpsContext {
 
   /// Unmounts; files that are open keep the connection alive.
   void take_down() const {
+    if (attachment && attachment->link().unmount()) return;
     if (mount_id.empty() || !still_mounted()) return;
     auto status = kernel_unmount(options.mount_point, Unmount::kPlain);
     if (!status && status.error().code == ErrorCode::kMountBusy) {
@@ -81,15 +84,19 @@ struct Session::Impl : OpsContext {
     if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
   }
 
-  Status open_session(KernelMount mount);
+  Status open_session(Descriptor device);
   void watch_streams();
   StreamAhead::Limits stream_limits() const;
   bool store(NodeId node, uint64_t offset, Bytes bytes);
   int loop();
   void got_init(std::span<const std::byte> message, uint64_t id);
+  ssize_t read_request(int fd, std::span<std::byte> buffer);
   ssize_t send_init_reply(int fd, iovec* parts, int count);
+  ssize_t send(int fd, std::span<const iovec> parts);
   bool agree_on_passthrough(std::span<std::byte> reply);
   void kernel_is_ready(int fd, bool use_passthrough);
+  Passthrough::Kernel backing_of(int fd) const;
+  ReadAhead ask_for_read_ahead() const;
 
   static Impl& of(void* userdata) { return *static_cast<Impl*>(static_cast<OpsContext*>(userdata)); }
   static ssize_t io_read(int fd, void* buffer, size_t length, void* userdata);
@@ -98,17 +105,34 @@ struct Session::Impl : OpsContext {
 
 // libfuse cancels its threads while they wait in here: nothing may be owned across the read.
 ssize_t Session::Impl::io_read(int fd, void* buffer, size_t length, void* userdata) {
-  const ssize_t got = ::read(fd, buffer, length);
-  // The kernel says so to a thread that was just taking a request when the last user let go of the
-  // mount: an end like ENODEV, which libfuse takes for one.
-  if (got < 0 && errno == ECONNABORTED) errno = ENODEV;
+  Impl& self = of(userdata);
+  const std::span room(static_cast<std::byte*>(buffer), length);
+  const ssize_t got = self.read_request(fd, room);
   fuse_in_header header;
   if (got < static_cast<ssize_t>(sizeof header)) return got;
   std::memcpy(&header, buffer, sizeof header);
-  if (header.opcode == FUSE_INIT) {
-    of(userdata).got_init({static_cast<const std::byte*>(buffer), static_cast<size_t>(got)}, header.unique);
-  }
+  if (header.opcode == FUSE_INIT) self.got_init(room.first(static_cast<size_t>(got)), header.unique);
   return got;
+}
+
+/// The next request that is to be served.
+ssize_t Session::Impl::read_request(int fd, std::span<std::byte> buffer) {
+  if (attachment) {
+    attachment->guard().idle();
+    if (const auto first = attachment->first_message(buffer)) return static_cast<ssize_t>(*first);
+  }
+  for (;;) {
+    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
+    // The kernel says so to a thread that was just taking a request when the last user let go of the
+    // mount: an end like ENODEV, which libfuse takes for one.
+    if (got < 0 && errno == ECONNABORTED) errno = ENODEV;
+    fuse_in_header header;
+    if (!attachment || got < static_cast<ssize_t>(sizeof header)) return got;
+    std::memcpy(&header, buffer.data(), sizeof header);
+    if (attachment->guard().taken(header, buffer.first(static_cast<size_t>(got)))) return got;
+    const fuse_out_header refusal{sizeof refusal, -EIO, header.unique};
+    if (::write(fd, &refusal, sizeof refusal) < 0) continue;  // it was interrupted, or wants no answer
+  }
 }
 
 void Session::Impl::got_init(std::span<const std::byte> message, uint64_t id) {
@@ -118,18 +142,37 @@ void Session::Impl::got_init(std::span<const std::byte> message, uint64_t id) {
 
 ssize_t Session::Impl::io_writev(int fd, iovec* parts, int count, void* userdata) {
   Impl& self = of(userdata);
+  const std::span reply(parts, static_cast<size_t>(count));
   const uint64_t init = self.init_request.load(std::memory_order_relaxed);
-  if (init == 0 || count < 2 || parts[0].iov_len < sizeof(fuse_out_header)) return ::writev(fd, parts, count);
+  if (init == 0 || count < 2 || parts[0].iov_len < sizeof(fuse_out_header)) return self.send(fd, reply);
   fuse_out_header header;
   std::memcpy(&header, parts[0].iov_base, sizeof header);
-  if (header.unique != init || header.error != 0) return ::writev(fd, parts, count);
+  if (header.unique != init || header.error != 0) return self.send(fd, reply);
   return self.send_init_reply(fd, parts, count);
+}
+
+ssize_t Session::Impl::send(int fd, std::span<const iovec> parts) {
+  fuse_out_header header{};
+  if (attachment && !parts.empty() && parts[0].iov_len >= sizeof header) {
+    std::memcpy(&header, parts[0].iov_base, sizeof header);
+  }
+  const ssize_t sent = ::writev(fd, parts.data(), static_cast<int>(parts.size()));
+  if (header.unique != 0) attachment->guard().answered(header.unique);
+  return sent;
 }
 
 ssize_t Session::Impl::send_init_reply(int fd, iovec* parts, int count) {
   const std::span reply(static_cast<std::byte*>(parts[1].iov_base), parts[1].iov_len);
+  const std::span all(parts, static_cast<size_t>(count));
   const bool use_passthrough = agree_on_passthrough(reply);
-  const ssize_t sent = ::writev(fd, parts, count);
+  ssize_t sent = 0;
+  for (const iovec& part : all) sent += static_cast<ssize_t>(part.iov_len);
+  if (!attachment) {
+    sent = ::writev(fd, parts, count);
+  } else if (!attachment->answer(fd, all)) {
+    fuse_session_exit(session);
+    return sent;
+  }
   if (sent < 0 || reply.size() < 2 * sizeof(uint32_t)) return sent;
   init_request.store(0);
   uint32_t version[2];  // fuse_init_out begins with the protocol that both sides speak
@@ -157,15 +200,31 @@ bool Session::Impl::agree_on_passthrough(std::span<std::byte> reply) {
 
 /// The connection works, and nobody has been told yet that it does.
 void Session::Impl::kernel_is_ready(int fd, bool use_passthrough) {
-  if (use_passthrough) passthrough.start(Passthrough::kernel_of(fd), vfs->lend_any());
-  const ReadAhead ahead = set_read_ahead(mount_id, options.read_ahead);
+  if (use_passthrough) passthrough.start(backing_of(fd), vfs->lend_any());
+  const ReadAhead ahead = ask_for_read_ahead();
   if (!ahead.problem.empty()) log::write(log::Level::kInfo, "mount.read_ahead", ahead.problem);
-  const std::lock_guard lock(mutex);
-  negotiated.read_ahead = ahead.bytes;
-  negotiated.read_ahead_problem = ahead.problem;
+  {
+    const std::lock_guard lock(mutex);
+    negotiated.read_ahead = ahead.bytes;
+    negotiated.read_ahead_problem = ahead.problem;
+  }
+  if (attachment) attachment->open(fd);
 }
 
-Status Session::Impl::open_session(KernelMount mount) {
+/// What takes privileges, a supervisor does for us.
+Passthrough::Kernel Session::Impl::backing_of(int fd) const {
+  if (!attachment) return Passthrough::kernel_of(fd);
+  SupervisorLink& link = attachment->link();
+  return {[&link](int file) { return link.open_backing(file); }, [&link](int id) { link.close_backing(id); }};
+}
+
+ReadAhead Session::Impl::ask_for_read_ahead() const {
+  if (!attachment) return set_read_ahead(mount_id, options.read_ahead);
+  auto answer = attachment->link().set_read_ahead(options.read_ahead);
+  return {answer.bytes, std::move(answer.problem)};
+}
+
+Status Session::Impl::open_session(Descriptor device) {
   fuse_set_log_func(log_from_libfuse);
   std::string program = "weightfs";
   std::string max_read = "-omax_read=" + std::to_string(kMaxRead);
@@ -177,10 +236,10 @@ Status Session::Impl::open_session(KernelMount mount) {
   fuse_custom_io io{};
   io.read = io_read;
   io.writev = io_writev;
-  if (const int error = fuse_session_custom_io(session, &io, mount.device.get()); error != 0) {
+  if (const int error = fuse_session_custom_io(session, &io, device.get()); error != 0) {
     return Error{ErrorCode::kMountFailed, "libfuse refuses our descriptor: " + std::string(std::strerror(-error))};
   }
-  mount.device.release();  // the session closes it
+  device.release();  // the session closes it
   return {};
 }
 
@@ -239,11 +298,25 @@ Result<std::unique_ptr<Session>> Session::mount(std::shared_ptr<Vfs> vfs, const 
   auto mounted = TRY(kernel_mount({options.mount_point, options.source, options.allow_other}));
   impl->mount_id = mounted.id;
   impl->negotiated.mounted_by = mounted.via;
-  const Status opened = impl->open_session(std::move(mounted));
+  const Status opened = impl->open_session(std::move(mounted.device));
   if (!opened) {
     impl->take_down();
     return opened.error();
   }
+  return std::unique_ptr<Session>(new Session(std::move(impl)));
+}
+
+Result<std::unique_ptr<Session>> Session::attach(std::shared_ptr<Vfs> vfs, const SessionOptions& options,
+                                                 SupervisorLink& link, Orders& orders) {
+  auto impl = std::make_unique<Impl>();
+  impl->vfs = std::move(vfs);
+  impl->options = options;
+  impl->watch_streams();
+  impl->mount_id = orders.mount_id;
+  impl->negotiated.mounted_by = orders.mounted_by;
+  impl->attachment = std::make_unique<Attachment>(link, orders);
+  RequestGuard::mark_crashes();
+  TRY(impl->open_session(std::move(orders.device)));
   return std::unique_ptr<Session>(new Session(std::move(impl)));
 }
 
@@ -273,6 +346,9 @@ Status Session::serve(const std::function<void()>& on_ready) {
   }
   self.finished.notify_all();
   ::sigaction(kWakeSignal, &before, nullptr);
+  if (self.attachment && !self.attachment->problem().empty()) {
+    return Error{ErrorCode::kMountFailed, self.attachment->problem()};
+  }
   if (!ready.load()) return Error{ErrorCode::kMountFailed, "the mount ended before the kernel had accepted it"};
   if (result < 0) {
     return Error{ErrorCode::kMountFailed, "serving the mount failed: " + std::string(std::strerror(-result))};

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attach/supervisor_link.h"
 #include "common/result.h"
 #include "fuse/request_counts.h"
 #include "vfs/stream_ahead.h"
@@ -24,7 +25,7 @@ struct Negotiated {
   unsigned max_background = 0;
   unsigned congestion_threshold = 0;
   unsigned max_readahead = 0;      ///< bytes, as INIT said
-  std::string mounted_by;          ///< "mount(2)" or "fusermount3"
+  std::string mounted_by;          ///< "mount(2)", "fusermount3", or "descriptor": by somebody else
   uint64_t read_ahead = 0;         ///< bytes in force; 0 where that cannot be found out
   std::string read_ahead_problem;  ///< why the wish could not be fulfilled, or empty
 };
@@ -56,7 +57,8 @@ struct SessionOptions {
 
 /// A mounted tree.  Life: mount(), serve() until stop() or somebody unmounts, destruction.
 ///
-/// Thread-safe apart from serve(), which one thread calls once.  Destroying it takes the mount away.
+/// Thread-safe apart from serve(), which one thread calls once.  Destroying it takes the mount away, unless that is a
+/// supervisor's.
 class Session {
  public:
   /// Threads that take requests when the options name no number: max(16, 2 x processors).
@@ -65,6 +67,10 @@ class Session {
   static uint64_t reply_bytes(unsigned threads);
 
   static Result<std::unique_ptr<Session>> mount(std::shared_ptr<Vfs> vfs, const SessionOptions& options);
+  /// Serves a mount that `link`'s supervisor has made, in place of a process before us if there was one.  `link` must
+  /// outlive the session.  What `orders` says of the connection is used up; what was kept is left in it.
+  static Result<std::unique_ptr<Session>> attach(std::shared_ptr<Vfs> vfs, const SessionOptions& options,
+                                                 SupervisorLink& link, Orders& orders);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

@@ -2,7 +2,7 @@
 // Going into the background.  What must stay true: the fork happens before any thread exists; the caller
 // gets control back when the mount serves and not before, without either side sleeping or polling; once it
 // has, nothing of the daemon holds its terminal, its pipes or its current folder.
-#include "cli/background.h"
+#include "attach/background.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,7 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 
-namespace weightfs::cli {
+namespace weightfs {
 namespace {
 
 constexpr int kCannotStatus = 3;
@@ -79,4 +79,4 @@ int run_in_background(const std::function<int(ReadyNotice&)>& work) {
   return ready ? 0 : exit_status_of(child);
 }
 
-}  // namespace weightfs::cli
+}  // namespace weightfs

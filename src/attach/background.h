@@ -3,7 +3,7 @@
 
 #include <functional>
 
-namespace weightfs::cli {
+namespace weightfs {
 
 /// Tells whoever started this process that it serves now.  Does nothing in the foreground.
 class ReadyNotice {
@@ -25,4 +25,4 @@ class ReadyNotice {
 /// stderr until then.  No thread may exist yet.
 int run_in_background(const std::function<int(ReadyNotice&)>& work);
 
-}  // namespace weightfs::cli
+}  // namespace weightfs

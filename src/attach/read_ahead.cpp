@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernel starts FUSE mounts with 128 KiB; INIT can only lower that, sysfs can raise it.
-#include "fuse/read_ahead.h"
+#include "attach/read_ahead.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

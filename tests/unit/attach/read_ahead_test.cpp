@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fuse/read_ahead.h"
+#include "attach/read_ahead.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
