@@ -18,12 +18,15 @@
 namespace weightfs {
 namespace {
 
-constexpr int kCannotStatus = 3;
+struct Program {
+  const char* name;
+  int failed;
 
-int fail(const char* what) {
-  fmt::print(stderr, "weightfs mount: cannot start a process: {}: {}\n", what, std::strerror(errno));
-  return kCannotStatus;
-}
+  int fail(const char* what) const {
+    fmt::print(stderr, "{}: cannot start a process: {}: {}\n", name, what, std::strerror(errno));
+    return failed;
+  }
+};
 
 bool read_notice(int pipe) {
   char byte = 0;
@@ -34,25 +37,21 @@ bool read_notice(int pipe) {
   return got == 1;
 }
 
-int exit_status_of(pid_t child) {
+int exit_status_of(const Program& program, pid_t child) {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) return fail("waitpid");
+    if (errno != EINTR) return program.fail("waitpid");
   }
-  if (WIFEXITED(status)) return WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : kCannotStatus;
-  fmt::print(stderr, "weightfs mount: the process was killed by signal {} before it was ready\n", WTERMSIG(status));
-  return kCannotStatus;
+  if (WIFEXITED(status)) return WEXITSTATUS(status) != 0 ? WEXITSTATUS(status) : program.failed;
+  fmt::print(stderr, "{}: the process was killed by signal {} before it was ready\n", program.name, WTERMSIG(status));
+  return program.failed;
 }
 
 }  // namespace
 
 bool ReadyNotice::send() {
   if (!in_background()) return true;
-  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-    if (null >= 0) ::dup2(null, fd);
-  }
-  if (null > STDERR_FILENO) ::close(null);
+  close_standard_streams();
   const bool moved = ::chdir("/") == 0;
   const bool heard = ::write(pipe_, "R", 1) == 1;
   ::close(pipe_);
@@ -60,12 +59,29 @@ bool ReadyNotice::send() {
   return moved && heard;
 }
 
-int run_in_background(const std::function<int(ReadyNotice&)>& work) {
+void open_standard_streams() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) ::close(fd);
+}
+
+void close_standard_streams() {
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (null >= 0) ::dup2(null, fd);
+  }
+  if (null > STDERR_FILENO) ::close(null);
+}
+
+int run_in_background(const char* name, int failed, const std::function<int(ReadyNotice&)>& work) {
+  const Program program{name, failed};
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) return fail("pipe");
+  if (::pipe2(ends, O_CLOEXEC) != 0) return program.fail("pipe");
   std::fflush(nullptr);  // or both processes would write what is buffered
   const pid_t child = ::fork();
-  if (child < 0) return fail("fork");
+  if (child < 0) return program.fail("fork");
   if (child == 0) {
     ::close(ends[0]);
     ::setsid();
@@ -76,7 +92,7 @@ int run_in_background(const std::function<int(ReadyNotice&)>& work) {
   ::close(ends[1]);
   const bool ready = read_notice(ends[0]);
   ::close(ends[0]);
-  return ready ? 0 : exit_status_of(child);
+  return ready ? 0 : exit_status_of(program, child);
 }
 
 }  // namespace weightfs

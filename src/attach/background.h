@@ -22,7 +22,13 @@ class ReadyNotice {
 
 /// Runs `work` in a child process of its own session and returns 0 as soon as the child has sent its
 /// notice, or the child's exit status when it ended before that.  The child writes its messages to our
-/// stderr until then.  No thread may exist yet.
-int run_in_background(const std::function<int(ReadyNotice&)>& work);
+/// stderr until then.  No thread may exist yet.  What goes wrong with the child itself is said in the name of
+/// `program`, and answered with `failed`.
+int run_in_background(const char* program, int failed, const std::function<int(ReadyNotice&)>& work);
+
+/// Whoever was started without standard streams would get the next file that it opens as one of them.
+void open_standard_streams();
+/// Lets go of the terminal, or whatever the standard streams were.
+void close_standard_streams();
 
 }  // namespace weightfs

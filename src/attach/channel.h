@@ -26,6 +26,7 @@ struct Message {
     kCloseBacking = 7,  ///< `number`: the id
     kReadAhead = 8,     ///< `number`: bytes; kAnswer has what is in force, and in `bytes` why it is not that
     kUnmount = 9,       ///< was asked to end: the mount is to go, open files are served on
+    kFailed = 10,       ///< `bytes`: why it ends
     // The supervisor says
     kInherit = 32,  ///< `key`, `bytes`, perhaps `file`: left by the former daemon, or about the mount
     kGo = 33,       ///< all of that was said: attach

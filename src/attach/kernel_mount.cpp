@@ -36,9 +36,11 @@ Status mount_directly(const MountRequest& request, Descriptor& device) {
                                             "the container the device",
                                             std::strerror(errno)));
   }
-  const std::string data = mount_data(request, fuse.get(), ::getuid(), ::getgid());
+  const std::string data =
+      mount_data(request, fuse.get(), request.user.value_or(::getuid()), request.group.value_or(::getgid()));
+  const std::string& target = request.target.empty() ? request.mount_point : request.target;
   constexpr unsigned long kFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-  if (::mount(request.source.c_str(), request.mount_point.c_str(), kFsType.data(), kFlags, data.c_str()) != 0) {
+  if (::mount(request.source.c_str(), target.c_str(), kFsType.data(), kFlags, data.c_str()) != 0) {
     if (errno == EPERM || errno == EACCES) return {};
     return mount_error(request, std::strerror(errno));
   }
@@ -119,14 +121,19 @@ std::string fusermount_options(const MountRequest& request) {
                      request.allow_other ? ",allow_other" : "", name);
 }
 
-Result<KernelMount> kernel_mount(const MountRequest& request) {
-  const auto reserved = TRY(reserve(request));
+Result<KernelMount> mount_unchecked(const MountRequest& request) {
   KernelMount mount{.device = {}, .id = {}, .via = "mount(2)"};
   TRY(mount_directly(request, mount.device));
   if (!mount.device) {
     mount.device = TRY(mount_by_helper(request));
     mount.via = "fusermount3";
   }
+  return mount;
+}
+
+Result<KernelMount> kernel_mount(const MountRequest& request) {
+  const auto reserved = TRY(reserve(request));
+  KernelMount mount = TRY(mount_unchecked(request));
   const auto mounts = TRY(read_mount_info());
   const auto* ours = find_mount(mounts, request.mount_point);
   if (ours == nullptr || ours->fs_type != kFsType) return mount_error(request, "the mount did not appear");

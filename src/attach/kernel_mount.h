@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,9 @@ struct MountRequest {
   std::string mount_point;  ///< real path
   std::string source;       ///< shown by mount(8) and in /proc/self/mountinfo
   bool allow_other = false;
+  std::string target{};         ///< for mount(2): names the same folder in a way that nobody can change; or empty
+  std::optional<unsigned> user{};   ///< whose mount it is; nothing: our real user
+  std::optional<unsigned> group{};
 };
 
 /// A mount whose requests arrive at `device`.
@@ -27,6 +31,9 @@ struct KernelMount {
 /// Mounts by mount(2) where privileges allow, else through fusermount3.  Nothing answers yet: whoever
 /// touches the mount point waits until the device is served.
 Result<KernelMount> kernel_mount(const MountRequest& request);
+
+/// The same without a look at what is there and what came of it: `id` stays empty.  For whoever looks himself.
+Result<KernelMount> mount_unchecked(const MountRequest& request);
 
 enum class Unmount {
   kPlain,   ///< fails with mount.busy while a file is open

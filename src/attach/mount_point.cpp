@@ -37,15 +37,27 @@ std::string unescape(std::string_view field) {
   return out;
 }
 
+/// Of "rw,user_id=1000,group_id=1000"; 0 where that is not said.
+uint64_t user_id_of(const std::string& options) {
+  constexpr std::string_view kName = "user_id=";
+  const size_t at = options.find(kName);
+  if (at == std::string::npos) return 0;
+  const std::string_view rest = std::string_view(options).substr(at + kName.size());
+  return parse_decimal(rest.substr(0, rest.find(','))).value_or(0);
+}
+
 /// "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw": the fields after mount options vary in number.
 bool parse_line(const std::string& line, MountEntry& out) {
   std::istringstream fields(line);
-  std::string id, parent, root, options, tag;
+  std::string root, options, tag;
   std::string mount_point, source;
-  if (!(fields >> id >> parent >> out.device >> root >> mount_point >> options)) return false;
+  if (!(fields >> out.id >> out.parent >> out.device >> root >> mount_point >> options)) return false;
   while (fields >> tag && tag != "-") {
   }
+  std::string super_options;
   if (!(fields >> out.fs_type >> source)) return false;
+  fields >> super_options;
+  out.owner = user_id_of(super_options);
   out.mount_point = unescape(mount_point);
   out.source = unescape(source);
   return true;
@@ -71,19 +83,14 @@ Result<std::string> mount_path(const std::string& path) {
   return (*folder == "/" ? "" : *folder) + "/" + name;
 }
 
-Error already_mounted(const MountEntry& mount) {
+/// As already_mounted(), but asks a weightfs whether it lives.
+Error occupied(const MountEntry& mount) {
   struct stat status {};
-  const std::string where = quote(mount.mount_point);
-  if (mount.fs_type != kFsType) {
+  if (mount.fs_type == kFsType && ::stat(mount.mount_point.c_str(), &status) != 0 && errno == ENOTCONN) {
     return {ErrorCode::kMountBusy,
-            fmt::format("{} is a mount point already ({}); choose an empty folder", where, quote(mount.fs_type))};
+            fmt::format("the weightfs on {0} has died; clean up first: weightfs umount {0}", quote(mount.mount_point))};
   }
-  if (::stat(mount.mount_point.c_str(), &status) != 0 && errno == ENOTCONN) {
-    return {ErrorCode::kMountBusy,
-            fmt::format("the weightfs on {0} has died; clean up first: weightfs umount {0}", where)};
-  }
-  return {ErrorCode::kMountBusy,
-          fmt::format("a weightfs is mounted on {} already, showing {}", where, quote(mount.source))};
+  return already_mounted(mount);
 }
 
 }  // namespace
@@ -113,6 +120,12 @@ const MountEntry* find_mount(const std::vector<MountEntry>& mounts, std::string_
   return found == mounts.rend() ? nullptr : &*found;
 }
 
+const MountEntry* find_mount_by_id(const std::vector<MountEntry>& mounts, uint64_t id) {
+  const auto found =
+      std::find_if(mounts.begin(), mounts.end(), [&](const MountEntry& mount) { return mount.id == id; });
+  return found == mounts.end() ? nullptr : &*found;
+}
+
 Result<std::optional<MountEntry>> mounted_at(const std::string& path) {
   const auto mounts = TRY(read_mount_info());
   const auto plain = TRY(mount_path(path));
@@ -124,25 +137,40 @@ Result<std::optional<MountEntry>> mounted_at(const std::string& path) {
   return mount != nullptr ? std::optional(*mount) : std::nullopt;
 }
 
+Error already_mounted(const MountEntry& mount) {
+  const std::string where = quote(mount.mount_point);
+  if (mount.fs_type != kFsType) {
+    return {ErrorCode::kMountBusy,
+            fmt::format("{} is a mount point already ({}); choose an empty folder", where, quote(mount.fs_type))};
+  }
+  return {ErrorCode::kMountBusy,
+          fmt::format("a weightfs is mounted on {} already, showing {}", where, quote(mount.source))};
+}
+
 bool is_inside(std::string_view path, std::string_view folder) {
   if (folder == "/") return path.starts_with('/');
   return path == folder || (path.starts_with(folder) && path[folder.size()] == '/');
 }
 
+Status check_apart(const std::string& mount_point, const std::vector<std::string>& kept_apart) {
+  for (const auto& other : kept_apart) {
+    const bool within = is_inside(mount_point, other);
+    if (!within && !is_inside(other, mount_point)) continue;
+    return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it {} {}; choose an empty folder elsewhere",
+                                                     quote(mount_point), within ? "lies inside" : "contains", quote(other))};
+  }
+  return {};
+}
+
 Result<std::string> check_mount_point(const std::string& path, const std::vector<std::string>& kept_apart) {
   const auto mount = TRY(mounted_at(path));
-  if (mount) return already_mounted(*mount);
+  if (mount) return occupied(*mount);
   auto real = TRY(real_path(path));
   struct stat status {};
   if (::stat(real.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
     return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it is not a folder", quote(path))};
   }
-  for (const auto& other : kept_apart) {
-    const bool within = is_inside(real, other);
-    if (!within && !is_inside(other, real)) continue;
-    return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it {} {}; choose an empty folder elsewhere",
-                                                     quote(path), within ? "lies inside" : "contains", quote(other))};
-  }
+  TRY(check_apart(real, kept_apart));
   return real;
 }
 

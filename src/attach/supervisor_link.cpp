@@ -126,6 +126,10 @@ void SupervisorLink::attached(std::string_view init_reply) {
 
 void SupervisorLink::ready(std::string_view line) { channel_.send(message(Message::Kind::kReady, line)); }
 
+void SupervisorLink::failed(std::string_view why) {
+  channel_.send(message(Message::Kind::kFailed, why.substr(0, kMaxBytes)));
+}
+
 bool SupervisorLink::unmount() { return channel_.send(message(Message::Kind::kUnmount)); }
 
 void SupervisorLink::keep(std::string_view key, std::string_view bytes, int file) {

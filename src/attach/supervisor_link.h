@@ -33,6 +33,7 @@ inline constexpr std::string_view kLastEnd = "mount/last-end";       ///< how th
 inline constexpr std::string_view kSuspectPrefix = "suspect/";       ///< + a request's number; bytes: kAlone or kRefuse
 inline constexpr std::string_view kAlone = "alone";                  ///< not together with another suspect
 inline constexpr std::string_view kRefuse = "refuse";                ///< answer EIO
+inline constexpr std::string_view kOfConnection = "open/";           ///< kept records that mean nothing for another mount
 }  // namespace inherited
 
 /// What a supervisor wants served.
@@ -68,6 +69,8 @@ class SupervisorLink final : public Keeper {
   void attached(std::string_view init_reply);
   /// Everything is served; `line` is for whoever made the mount.
   void ready(std::string_view line);
+  /// Why we end now.
+  void failed(std::string_view why);
   /// False when nobody is there to do it.
   bool unmount();
 

@@ -15,6 +15,7 @@ Result<int> run_show_since(const Options& options);  // the part of run_show() t
 Result<int> run_verify(const Options& options);
 Result<int> run_export(const Options& options);
 Result<int> run_diff(const Options& options);
+Result<int> run_restart(const Options& options);
 Result<int> run_status(const Options& options);
 Result<int> run_warm(const Options& options);
 Result<int> run_init(const Options& options);

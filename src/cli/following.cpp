@@ -42,6 +42,7 @@ Following::Following(std::unique_ptr<Follower> follower, std::optional<uint64_t>
       options_(std::move(options)),
       actions_(std::move(actions)),
       serving_(std::move(first)),
+      verified_(options_.verified),
       checks_(kCheckBounds) {
   state_.poll_seconds = std::chrono::duration<double>(options_.poll).count();
   state_.keep = keep;
@@ -77,7 +78,25 @@ FollowState Following::state() const {
   return state;
 }
 
+ShownState Following::shown_state() const {
+  ShownState state = follower_->state();
+  state.verified = verified_;
+  return state;
+}
+
+/// Of a version that is shown; empty for any other.
+std::string Following::name_of(uint64_t identity) const {
+  for (const Catalog::Shown& shown : serving_->catalog.shown()) {
+    if (shown.version().identity == identity) return shown.version().name;
+  }
+  return {};
+}
+
 void Following::work() {
+  // The process before us may have ended between showing a version and telling of it.
+  const uint64_t latest = serving_->catalog.latest().version().identity;
+  if (options_.advanced && *options_.advanced != latest) advance(name_of(*options_.advanced));
+  if (!options_.advanced && actions_.advanced) actions_.advanced(latest);
   Follower::Look how;
   auto last_thorough = Clock::now() - kHourly;
   while (!watch_.stopped()) {
@@ -205,7 +224,7 @@ void Following::publish(const std::shared_ptr<Engine>& newest) {
   std::erase_if(verified_, [&](uint64_t identity) { return !shown.contains(identity); });
   const auto former = std::exchange(serving_, std::move(next));
   note_admitted(*former);  // first: who sees the version finds it counted
-  actions_.show(serving_);
+  actions_.show(serving_, shown_state());
   const Version& latest = serving_->catalog.latest().version();
   if (latest.identity != former->catalog.latest().version().identity) moved(before, latest.name);
 }
@@ -231,8 +250,15 @@ void Following::moved(const std::string& before, const std::string& now) {
     if (seen_) state_.last_delay_seconds = seconds_since(*seen_);
   }
   if (actions_.moved) actions_.moved();
+  advance(before);
+}
+
+void Following::advance(const std::string& before) {
+  const Version& latest = serving_->catalog.latest().version();
+  if (actions_.advanced) actions_.advanced(latest.identity);
   if (!hook_) return;
   const std::string& root = options_.mount_point;
+  const std::string& now = latest.name;
   hook_->advance({now, root + "/" + now, root, before, root + "/.weightfs/versions/" + now + "/changed.json"});
 }
 

@@ -29,6 +29,8 @@ struct FollowingOptions {
   std::chrono::milliseconds hook_limit{300'000};
   std::string mount_point;  ///< for the hook
   bool verify = true;       ///< the engine compares digests
+  std::set<uint64_t> verified{};            ///< versions of which a process before us has compared every digest
+  std::optional<uint64_t> advanced{};       ///< the version for which it has begun to run the hook, if it had to
 };
 
 /// Keeps a mount up with its source: waits for what is new, checks it, shows it.  Thread-safe; a thread of its own does
@@ -36,13 +38,15 @@ struct FollowingOptions {
 class Following {
  public:
   struct Actions {
-    /// From now on the mount serves that.
-    std::function<void(const std::shared_ptr<const Serving>&)> show;
+    /// From now on the mount serves that; a process that takes our place begins with `state`.
+    std::function<void(const std::shared_ptr<const Serving>&, const ShownState& state)> show;
     /// Identities of versions that somebody is pinned to, and how many are.
     std::function<std::vector<uint64_t>()> pinned;
     std::function<size_t()> pins;
     /// `latest` is another version now, and state() says so.  May be empty.
     std::function<void()> moved;
+    /// The hook is told of this version now, or there is none.  May be empty.
+    std::function<void(uint64_t identity)> advanced;
   };
 
   Following(std::unique_ptr<Follower> follower, std::optional<uint64_t> keep, std::shared_ptr<const Serving> first,
@@ -56,6 +60,8 @@ class Following {
   /// Nothing more is shown once what is under way has ended; from any thread.
   void stop() { watch_.stop(); }
   FollowState state() const;
+  /// What a process that takes our place begins with.  Before start() only.
+  ShownState shown_state() const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -73,6 +79,8 @@ class Following {
   void note_admitted(const Serving& former);
   void note_problem();
   void moved(const std::string& before, const std::string& now);
+  void advance(const std::string& before);
+  std::string name_of(uint64_t identity) const;
 
   const std::unique_ptr<Follower> follower_;
   const FollowingOptions options_;

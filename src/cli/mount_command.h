@@ -29,6 +29,7 @@ struct MountOptions {
   std::string mount_point;
   std::string base;  ///< empty: look for it in `source`
   bool foreground = false;
+  int channel = -1;           ///< to the supervisor that has started us; -1: there is none
   bool verify = true;         ///< check published digests
   uint64_t memory_bytes = 0;  ///< 0: choose by default_memory_budget()
   unsigned threads = 0;       ///< decoding threads; 0: all processors

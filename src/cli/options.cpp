@@ -10,17 +10,14 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
-#include "cli/follow_options.h"
+#include "cli/mount_options.h"
 #include "cli/store_options.h"
-#include "common/log.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
 namespace {
 
 constexpr int kUsageStatus = 2;
-constexpr uint64_t kMinMemory = 16u << 20;
-constexpr uint64_t kMaxReadAhead = 1u << 30;
 
 constexpr const char* kMountGroup = "Mounts";
 constexpr const char* kSourceGroup = "Sources";
@@ -72,78 +69,6 @@ CLI::Option* add_positional(CLI::App& app, const std::string& name, std::string&
   return app.add_option(name, value, what)->required();
 }
 
-void add_mount_resources(CLI::App& app, MountOptions& mount) {
-  app.add_option_function<std::string>(
-         "--memory",
-         [&mount](const std::string& text) {
-           const auto bytes = parse_size(text);
-           if (!bytes) throw CLI::ValidationError("--memory", "'" + text + "' is not a size such as 256M or 1.5GiB");
-           if (*bytes < kMinMemory) throw CLI::ValidationError("--memory", "at least 16M are needed");
-           mount.memory_bytes = *bytes;
-         },
-         "Budget for decoded data, e.g. 256M or 1.5GiB\n(default: 1G, less where a container allows less)")
-      ->type_name("SIZE")
-      ->group("Resources");
-  app.add_option("--threads", mount.threads, "Decoding threads (default: all processors)")
-      ->check(CLI::Range(1u, 4096u).description(""))
-      ->type_name("N")
-      ->group("Resources");
-}
-
-void add_mount_kernel(CLI::App& app, MountOptions& mount) {
-  app.add_option_function<std::string>(
-         "--read-ahead",
-         [&mount](const std::string& text) {
-           const auto bytes = parse_size(text);
-           if (!bytes) throw CLI::ValidationError("--read-ahead", "'" + text + "' is not a size such as 1M, or 0");
-           if (*bytes > kMaxReadAhead) throw CLI::ValidationError("--read-ahead", "at most 1G is possible");
-           mount.read_ahead = *bytes;
-         },
-         "How far the kernel reads ahead, where we run as root; 0 leaves\nits default of 128K (default: 4M)")
-      ->type_name("SIZE")
-      ->group("Kernel");
-  app.add_option_function<std::string>(
-         "--passthrough", [&mount](const std::string& mode) { mount.passthrough = mode == "auto"; },
-         "auto (default): files that no delta touches, and those that are warm\nin memory, are read by the kernel "
-         "itself, where it can; off: never")
-      ->check(CLI::IsMember({"auto", "off"}).description(""))
-      ->type_name("auto|off")
-      ->group("Kernel");
-}
-
-void add_mount_streams(CLI::App& app, MountOptions& mount) {
-  app.add_option("--warm-on-open", mount.warm_on_open,
-                 "For a file that is read from front to back. stream (default): put\nwhat comes next into the page "
-                 "cache; memory: decode the whole file\ninto memory, if --memory has room; off: nothing")
-      ->check(CLI::IsMember({"off", "stream", "memory"}).description(""))
-      ->type_name("off|stream|memory")
-      ->group("Kernel");
-}
-
-void add_mount_log(CLI::App& app, MountOptions& mount) {
-  app.add_option("--log-level", mount.log_level, "trace, debug, info (default), warn, error or off")
-      ->check([](const std::string& name) {
-        return log::parse_level(name) ? std::string() : "'" + name + "' is not trace, debug, info, warn, error or off";
-      })
-      ->type_name("LEVEL")
-      ->group("Log");
-  app.add_option("--log-file", mount.log_file,
-                 "Write the log there\n(default: syslog; in the foreground: standard error)")
-      ->type_name("FILE")
-      ->group("Log");
-  app.add_option_function<std::string>(
-         "--metrics",
-         [&mount](const std::string& text) {
-           auto target = parse_metrics_target(text);
-           if (!target) throw CLI::ValidationError("--metrics", target.error().message);
-           mount.metrics = std::move(*target);
-         },
-         "Show metrics for Prometheus: at http://ADDR:PORT/metrics (\":9567\"\nis localhost only), or in FILE, which "
-         "has a '/' in it or ends\nin .prom, for node_exporter")
-      ->type_name("ADDR:PORT|FILE")
-      ->group("Log");
-}
-
 void declare_mount(CLI::App& root, Options& options) {
   auto& app = *root.add_subcommand("mount", "Mount a base model and its deltas as ordinary folders");
   app.group(kMountGroup);
@@ -152,14 +77,7 @@ void declare_mount(CLI::App& root, Options& options) {
   add_positional(app, "MOUNTPOINT", mount.mount_point, "Empty folder to mount on");
   add_base(app, mount.base);
   add_verify(app, mount.verify);
-  app.add_flag("-f,--foreground", mount.foreground, "Stay in the foreground until it is unmounted");
-  app.add_flag("--allow-other", mount.allow_other,
-               "Let other users read it\n(needs user_allow_other in /etc/fuse.conf)");
-  add_mount_resources(app, mount);
-  add_mount_kernel(app, mount);
-  add_mount_streams(app, mount);
-  add_mount_follow(app, mount.follow);
-  add_mount_log(app, mount);
+  add_mount_options(app, mount);
   app.footer(
       example("  weightfs mount --base models/Qwen3-0.6B runs/7/bucket /mnt/qwen\n"
               "  ls /mnt/qwen             # base  latest  step_000001  step_000002 ...\n"
@@ -171,6 +89,13 @@ void declare_umount(CLI::App& root, Options& options) {
   app.group(kMountGroup);
   add_positional(app, "MOUNTPOINT", options.mount_point, "Where it is mounted");
   app.footer(example("  weightfs umount /mnt/qwen\n"));
+}
+
+void declare_restart(CLI::App& root, Options& options) {
+  auto& app = *root.add_subcommand("restart", "Let the weightfs now on disk serve a mount; readers go on");
+  app.group(kMountGroup);
+  add_positional(app, "MOUNTPOINT", options.mount_point, "Where mount.weightfs has mounted it");
+  app.footer(example("  weightfs restart /mnt/qwen\n"));
 }
 
 void declare_status(CLI::App& root, Options& options) {
@@ -282,7 +207,7 @@ void declare_diff(CLI::App& root, Options& options) {
 
 const std::vector<std::pair<std::string, Command>>& command_names() {
   static const std::vector<std::pair<std::string, Command>> kNames = {
-      {"mount", Command::kMount},   {"umount", Command::kUmount}, {"status", Command::kStatus},
+      {"mount", Command::kMount},   {"umount", Command::kUmount}, {"restart", Command::kRestart}, {"status", Command::kStatus},
       {"warm", Command::kWarm},     {"log", Command::kLog},       {"show", Command::kShow},
       {"verify", Command::kVerify}, {"export", Command::kExport}, {"init", Command::kInit},
       {"commit", Command::kCommit}, {"import", Command::kImport}, {"squash", Command::kSquash},
@@ -305,6 +230,7 @@ std::unique_ptr<CLI::App> declare(Options& options, std::vector<std::string>& ve
   options.versions.resize(1);
   declare_mount(*app, options);
   declare_umount(*app, options);
+  declare_restart(*app, options);
   declare_status(*app, options);
   declare_warm(*app, options);
   declare_log(*app, options);

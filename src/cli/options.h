@@ -13,7 +13,7 @@ namespace weightfs::cli {
 
 enum class Command {
   kMount,
-  kUmount,
+  kUmount, kRestart,
   kLog,
   kShow,
   kVerify,

@@ -351,6 +351,16 @@ std::map<std::string, std::string> attributes(const Serving& serving, size_t ver
   return all;
 }
 
+namespace {
+
+/// Null for a mount that nobody watches over.
+Json supervisor_object(const MountFacts& facts) {
+  if (facts.supervisor == 0) return nullptr;
+  return {{"pid", facts.supervisor}, {"restarts", facts.restarts}, {"last_end", facts.last_end}};
+}
+
+}  // namespace
+
 std::string status_json(const Serving& serving, const Files& files, const MountFacts& facts,
                         const std::optional<FollowState>& follow) {
   const EngineStatus engine = serving.engine().status();
@@ -361,6 +371,7 @@ std::string status_json(const Serving& serving, const Files& files, const MountF
       {"base", facts.base},
       {"mount_point", facts.mount_point},
       {"started_at", facts.started_at},
+      {"supervisor", supervisor_object(facts)},
       {"latest", serving.catalog.latest().version().name},
       {"verify", facts.verify ? "tensor" : "off"},
       {"allow_other", facts.allow_other},

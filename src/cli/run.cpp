@@ -28,6 +28,8 @@ std::string_view command_name(Command command) {
       return "mount";
     case Command::kUmount:
       return "umount";
+    case Command::kRestart:
+      return "restart";
     case Command::kLog:
       return "log";
     case Command::kShow:
@@ -64,6 +66,8 @@ Result<int> run_command(const Options& options) {
       return run_mount(options.mount);
     case Command::kUmount:
       return run_umount(options.mount_point);
+    case Command::kRestart:
+      return run_restart(options);
     case Command::kLog:
       return run_log(options);
     case Command::kShow:

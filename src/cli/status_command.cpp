@@ -58,6 +58,18 @@ class StatusPrinter {
     line("source", bare(text_of(status_, "source")));
     line("base", bare(text_of(status_, "base")));
     line("mounted", mounted_text());
+    const std::string supervisor = supervisor_text();
+    if (!supervisor.empty()) line("supervisor", supervisor);
+  }
+
+  std::string supervisor_text() const {
+    const auto& supervisor = object_of(status_, "supervisor");
+    const uint64_t pid = number_of(supervisor, "pid").value_or(0);
+    if (pid == 0) return {};
+    const uint64_t restarts = number_of(supervisor, "restarts").value_or(0);
+    if (restarts == 0) return fmt::format("pid {}", pid);
+    return fmt::format("pid {}; has restarted the daemon {} {}, the last one {}", pid, grouped(restarts),
+                       restarts == 1 ? "time" : "times", bare(text_of(supervisor, "last_end")));
   }
 
   std::string mounted_text() const {

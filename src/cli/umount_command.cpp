@@ -40,22 +40,23 @@ bool is_dead(const std::string& mount_point) {
   return ::stat(mount_point.c_str(), &status) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
-/// The process behind a mount; without a value when it cannot be told (another user's mount).
-Descriptor daemon_of(const std::string& mount_point) {
+/// The process that ends last, when a mount is gone; without a value when it cannot be told (another user's mount).
+Descriptor last_process_of(const std::string& mount_point) {
   const auto status = read_mount_status(mount_point);
   if (!status || !*status) return {};
-  const auto pid = number_of(**status, "pid");
+  const auto supervisor = number_of(object_of(**status, "supervisor"), "pid");
+  const auto pid = supervisor ? supervisor : number_of(**status, "pid");
   if (!pid || *pid == 0 || *pid > INT32_MAX) return {};
   // In another pid namespace the number means somebody else.
   std::string name;
   std::getline(std::ifstream(fmt::format("/proc/{}/comm", *pid)) >> std::ws, name);
-  if (name != "weightfs") return {};
+  if (name != (supervisor ? "mount.weightfs" : "weightfs")) return {};
   return Descriptor(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(*pid), 0)));
 }
 
-Status wait_for_end(const Descriptor& daemon, const std::string& mount_point) {
-  if (!daemon) return {};
-  pollfd ended{daemon.get(), POLLIN, 0};
+Status wait_for_end(const Descriptor& process, const std::string& mount_point) {
+  if (!process) return {};
+  pollfd ended{process.get(), POLLIN, 0};
   int result = 0;
   do {
     result = ::poll(&ended, 1, kPatienceMilliseconds);
@@ -72,9 +73,9 @@ Status unmount_and_wait(const std::string& path) {
     fmt::print(stderr, "the weightfs on {} had died; its mount is removed\n", quote(mount.mount_point));
     return {};
   }
-  const auto daemon = daemon_of(mount.mount_point);
+  const auto process = last_process_of(mount.mount_point);
   TRY(kernel_unmount(mount.mount_point, Unmount::kPlain));
-  return wait_for_end(daemon, mount.mount_point);
+  return wait_for_end(process, mount.mount_point);
 }
 
 }  // namespace

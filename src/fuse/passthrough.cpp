@@ -7,12 +7,12 @@
 
 #include <fmt/format.h>
 #include <linux/fuse.h>
-#include <sys/ioctl.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstring>
 
+#include "attach/backing_file.h"
 #include "common/log.h"
 
 namespace weightfs {
@@ -24,14 +24,6 @@ constexpr uint32_t kPassthroughFlag2 = 1u << (37 - 32);
 constexpr uint32_t kOpenPassthrough = 1u << 7;
 /// The backing files may not be stacked themselves: one more level is left for an overlayfs on top of us.
 constexpr uint32_t kStackDepth = 1;
-
-struct BackingMap {
-  int32_t fd;
-  uint32_t flags;
-  uint64_t padding;
-};
-constexpr auto kBackingOpen = _IOW(229, 1, BackingMap);
-constexpr auto kBackingClose = _IOW(229, 2, uint32_t);
 
 // fuse_init_in: major, minor, max_readahead, flags, flags2.
 constexpr size_t kRequestFlags = 12;
@@ -93,18 +85,8 @@ PassthroughReply passthrough_reply(const Passthrough::Opened& opened) {
 }
 
 Passthrough::Kernel Passthrough::kernel_of(int device) {
-  return {
-      [device](int fd) {
-        BackingMap map{fd, 0, 0};
-        const int id = ::ioctl(device, kBackingOpen, &map);
-        if (id > 0) return id;
-        return id < 0 ? -errno : -EINVAL;
-      },
-      [device](int id) {
-        auto number = static_cast<uint32_t>(id);
-        ::ioctl(device, kBackingClose, &number);
-      },
-  };
+  return {[device](int file) { return open_backing_file(device, file); },
+          [device](int id) { close_backing_file(device, id); }};
 }
 
 Passthrough::Passthrough() : handle_base_(fresh_handle_base()) {}

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <list>
@@ -88,8 +89,19 @@ Error read_failed(const std::string& path, uint64_t offset, int error) {
           fmt::format("cannot read {} at offset {}: {}", quote(path), offset, system_message(error))};
 }
 
+std::atomic<int> reads_under_way{0};
+
+class UnderWay {
+ public:
+  UnderWay() { reads_under_way.fetch_add(1, std::memory_order_relaxed); }
+  ~UnderWay() { reads_under_way.fetch_sub(1, std::memory_order_relaxed); }
+  UnderWay(const UnderWay&) = delete;
+  UnderWay& operator=(const UnderWay&) = delete;
+};
+
 // Fills `out`, or stops early at the end of the file; the count says which.
 Result<size_t> pread_fully(int fd, const std::string& path, uint64_t offset, MutableBytes out) {
+  const UnderWay here;
   size_t done = 0;
   while (done < out.size()) {
     const ssize_t count = ::pread(fd, out.data() + done, out.size() - done, static_cast<off_t>(offset + done));
@@ -109,6 +121,8 @@ void count_read(IoCounters& counters, uint64_t data_start, uint64_t offset, uint
 }
 
 }  // namespace
+
+bool waits_for_files() { return reads_under_way.load(std::memory_order_relaxed) > 0; }
 
 FileIdentity identity_of(const struct stat& status) {
   return {static_cast<uint64_t>(status.st_dev), static_cast<uint64_t>(status.st_ino),

@@ -23,6 +23,10 @@ struct FileIdentity {
   bool operator==(const FileIdentity&) const = default;
 };
 
+/// Whether some thread of this process is just reading from a file of a source: who waits for that gets on as fast as
+/// the storage does, and restarting him would not help.
+bool waits_for_files();
+
 FileIdentity identity_of(const struct stat& status);
 
 /// What was read from all files of one Files; all members are thread-safe.

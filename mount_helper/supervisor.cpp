@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+// Watching over daemons.  What must stay true: at most one daemon has the connection; what a daemon has said is taken
+// to the last message before another one is started; nothing here waits for a daemon without a limit.
+#include "supervisor.h"
+
+#include <fmt/format.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+
+#include "attach/backing_file.h"
+#include "attach/control_socket.h"
+#include "attach/kernel_mount.h"
+#include "attach/read_ahead.h"
+#include "attach/supervisor_link.h"
+#include "common/log.h"
+#include "common/text.h"
+
+namespace weightfs::helper {
+namespace {
+
+constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
+constexpr int kMountFailedStatus = 32;
+constexpr int kUsageStatus = 2;  // the daemon's
+constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
+constexpr auto kTick = std::chrono::milliseconds(500);
+constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
+constexpr auto kNow = std::chrono::milliseconds(0);
+
+Descriptor signal_events() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&signals, number);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+EndKind kind_of(int wait_status) {
+  return WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL ? EndKind::kKilled : EndKind::kCrashed;
+}
+
+Message inherit(std::string_view key, std::string bytes) {
+  Message message;
+  message.kind = Message::Kind::kInherit;
+  message.key = key;
+  message.bytes = std::move(bytes);
+  return message;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(SupervisorOptions options, DaemonProgram program, Descriptor tmpfs, Connect connect, Ready ready)
+    : options_(std::move(options)),
+      program_(std::move(program)),
+      tmpfs_(std::move(tmpfs)),
+      connect_(std::move(connect)),
+      ready_(std::move(ready)),
+      signals_(signal_events()),
+      limit_(options_.restarts, options_.restart_window),
+      hangs_(options_.hang_limit) {}
+
+int Supervisor::run() {
+  start_next();
+  while (!outcome_) {
+    wait_for_events();
+    on_signal();
+    if (next_) drain(*next_);
+    if (next_ && next_->end()) on_next_end();
+    if (serving_) drain(*serving_);
+    if (serving_ && serving_->end()) on_serving_end();
+    if (orders_) on_order();
+    check_progress();
+    if (start_at_ && Clock::now() >= *start_at_) start_next();
+    if (stop_by_ && Clock::now() >= *stop_by_) outcome_ = 0;
+    say_alive();
+  }
+  clean_up();
+  return *outcome_;
+}
+
+void Supervisor::say_alive() {
+  const auto period = service_.watchdog();
+  if (!period || Clock::now() - said_alive_ < *period / 4) return;
+  said_alive_ = Clock::now();
+  service_.send("WATCHDOG=1");
+}
+
+void Supervisor::start_next() {
+  start_at_.reset();
+  auto started = DaemonProcess::start(wanted_program_ ? *wanted_program_ : program_, options_.daemon_arguments,
+                                      options_.run_as);
+  if (started) {
+    next_ = *std::move(started);
+  } else if (!serving_) {
+    give_up(started.error().text());
+  } else {
+    wanted_program_.reset();
+    orders_->answer("failed: " + started.error().text());
+  }
+}
+
+void Supervisor::wait_for_events() {
+  std::vector<pollfd> events = {{signals_.get(), POLLIN, 0}};
+  for (const Daemon* daemon : {&next_, &serving_}) {
+    if (!*daemon) continue;
+    events.push_back({(*daemon)->end_event(), POLLIN, 0});
+    if (!(*daemon)->channel().is_closed()) events.push_back({(*daemon)->channel().socket(), POLLIN, 0});
+  }
+  if (orders_) events.push_back({orders_->event(), POLLIN, 0});
+  ::poll(events.data(), events.size(), static_cast<int>(pause().count()));
+}
+
+std::chrono::milliseconds Supervisor::pause() const {
+  auto longest = std::chrono::milliseconds(kTick);
+  if (options_.hang_limit.count() > 0) longest = std::min(longest, options_.hang_limit / 10);
+  if (const auto watchdog = service_.watchdog()) {
+    longest = std::min(longest, std::chrono::duration_cast<std::chrono::milliseconds>(*watchdog / 3));
+  }
+  for (const auto& at : {start_at_, stop_by_}) {
+    if (at) longest = std::min(longest, std::chrono::ceil<std::chrono::milliseconds>(*at - Clock::now()));
+  }
+  return std::max(longest, std::chrono::milliseconds(1));
+}
+
+void Supervisor::on_signal() {
+  signalfd_siginfo signal{};
+  if (::read(signals_.get(), &signal, sizeof signal) != sizeof signal) return;
+  log::event(log::Level::kInfo, "mount.stopping", "signal {}", signal.ssi_signo);
+  begin_stop();
+}
+
+/// Everything that a daemon has said so far.
+void Supervisor::drain(DaemonProcess& daemon) {
+  while (auto message = daemon.channel().receive(kNow)) take(daemon, *std::move(message));
+  const bool lost = &daemon == serving_.get() && daemon.channel().is_closed() && !daemon.end();
+  if (lost && kept_.size() > 0) {
+    log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped", daemon.id());
+    kept_.clear();
+  }
+}
+
+void Supervisor::take(DaemonProcess& daemon, Message message) {
+  const bool serves = &daemon == serving_.get();
+  const int device = connection_ ? connection_->device.get() : -1;
+  using Kind = Message::Kind;
+  if (message.kind == Kind::kLoaded && !serves) return on_loaded();
+  if (message.kind == Kind::kFailed) failure_ = message.bytes;
+  if (!serves) return;
+  if (message.kind == Kind::kKeep || message.kind == Kind::kForget) return kept_.take(std::move(message));
+  if (message.kind == Kind::kOpenBacking) return answer(daemon, message, open_backing_file(device, message.file.get()));
+  if (message.kind == Kind::kCloseBacking) return close_backing_file(device, static_cast<int>(message.number));
+  if (message.kind == Kind::kAttached) connection_->init_reply = std::move(message.bytes);
+  if (message.kind == Kind::kReady) return on_ready(message.bytes);
+  if (message.kind == Kind::kUnmount) return on_ending();
+  if (message.kind != Kind::kReadAhead) return;
+  const ReadAhead ahead = set_read_ahead(connection_->id, static_cast<uint64_t>(message.number));
+  answer(daemon, message, static_cast<int64_t>(ahead.bytes), ahead.problem);
+}
+
+void Supervisor::answer(const DaemonProcess& daemon, const Message& question, int64_t number, std::string text) {
+  Message message;
+  message.kind = Message::Kind::kAnswer;
+  message.id = question.id;
+  message.number = number;
+  message.bytes = std::move(text);
+  daemon.channel().send(message);
+}
+
+/// The next daemon has looked at its source: it takes the connection.
+void Supervisor::on_loaded() {
+  if (serving_) {  // one of another version takes its place
+    lost_at_ = Clock::now();
+    if (!serving_->kill()) return;  // stuck in the kernel; it is heard of again when it has ended
+    drain(*serving_);
+    serving_.reset();
+  }
+  if (!connection_ && !connect()) return;
+  hangs_.begin();
+  serving_ = std::move(next_);
+  hand_over(*serving_);  // a daemon that does not listen ends, and that is seen
+}
+
+bool Supervisor::connect() {
+  auto connection = connect_();
+  if (!connection) {
+    give_up(connection.error().text());
+    return false;
+  }
+  connection_ = *std::move(connection);
+  if (!options_.mount_point.empty() && !connection_->id.empty()) {
+    auto orders = OrderSocket::open(control_socket_path(connection_->id, options_.owner));
+    if (!orders) log::event(log::Level::kWarn, "mount.no_orders", "{}", orders.error().text());
+    if (orders) orders_.emplace(*std::move(orders));
+  }
+  return true;
+}
+
+bool Supervisor::hand_over(const DaemonProcess& daemon) {
+  const Channel& channel = daemon.channel();
+  const auto say = [&](std::string_view key, std::string bytes, int file = -1) {
+    return channel.send(inherit(key, std::move(bytes)), file);
+  };
+  bool heard = say(inherited::kDevice, {}, connection_->device.get()) && say(inherited::kMountId, connection_->id) &&
+               say(inherited::kMountedBy, connection_->via) &&
+               say(inherited::kInitRequest, connection_->init_request) &&
+               say(inherited::kInitReply, connection_->init_reply) &&
+               say(inherited::kBoard, {}, daemon.memory_of_board()) &&
+               say(inherited::kRestarts, std::to_string(restarts_)) && say(inherited::kLastEnd, last_end_);
+  if (tmpfs_) heard = heard && say(inherited::kTmpfs, {}, tmpfs_.get());
+  for (const auto& [unique, refuse] : suspects_.verdicts()) {
+    const auto key = fmt::format("{}{}", inherited::kSuspectPrefix, unique);
+    heard = heard && say(key, std::string(refuse ? inherited::kRefuse : inherited::kAlone));
+  }
+  Message go;
+  go.kind = Message::Kind::kGo;
+  return heard && kept_.hand_over(channel) && channel.send(go);
+}
+
+void Supervisor::on_ready(const std::string& line) {
+  failure_.clear();
+  if (wanted_program_) program_ = *std::exchange(wanted_program_, std::nullopt);
+  if (!std::exchange(served_, true)) {
+    ready_(line);
+    service_.send("READY=1");
+    return;
+  }
+  const auto paused = std::chrono::duration<double>(Clock::now() - lost_at_).count();
+  log::event(log::Level::kWarn, "daemon.restarted", "process {} serves; readers waited {}", serving_->id(),
+             human_seconds(paused));
+  if (orders_) orders_->answer(fmt::format("restarted: process {} serves; readers waited {}", serving_->id(),
+                                           human_seconds(paused)));
+}
+
+/// A daemon that never served has ended.
+void Supervisor::on_next_end() {
+  drain(*next_);
+  const int status = *next_->end();
+  next_.reset();
+  const std::string why = failure_.empty() ? "the new process " + describe_end(status) : failure_;
+  if (serving_) {
+    wanted_program_.reset();
+    if (orders_) orders_->answer(fmt::format("failed: {}; the former process serves on", why));
+    return;
+  }
+  if (!connection_) {
+    outcome_ = WIFEXITED(status) && WEXITSTATUS(status) == kUsageStatus ? kWrongUse : kMountFailedStatus;
+    return;
+  }
+  start_at_ = Clock::now() + kRetryPause;
+  restart(why);
+}
+
+/// The daemon that had the connection has ended.
+void Supervisor::on_serving_end() {
+  drain(*serving_);
+  const int status = *serving_->end();
+  const auto flights = serving_->board().flights();
+  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung : kind_of(status);
+  serving_.reset();
+  const bool over = is_over(connection_->device.get());
+  if (over || stop_by_) {
+    outcome_ = 0;
+    return;
+  }
+  lost_at_ = Clock::now();
+  const std::string how = kind == EndKind::kHung ? "hung, and was killed" : describe_end(status);
+  suspects_.note_end(kind, flights, options_.hang_limit, lost_at_);
+  for (const Flight& flight : suspects_.condemned()) {
+    log::event(log::Level::kError, "request.condemned",
+               "operation {} of inode {} at {}, {} bytes: daemons die of it; it is answered with an error",
+               flight.opcode, flight.node, flight.offset, flight.size);
+  }
+  start_at_ = lost_at_;
+  restart(failure_.empty() ? how : how + ": " + failure_);
+}
+
+/// One more daemon is to be started, at start_at_.
+void Supervisor::restart(const std::string& how) {
+  if (wanted_program_) {  // the former one has proved itself
+    wanted_program_.reset();
+    if (orders_) orders_->answer(fmt::format("failed: the new process {}; the former version is started again", how));
+  }
+  last_end_ = how;
+  failure_.clear();
+  next_.reset();  // of another version, and not proved
+  ++restarts_;
+  if (!limit_.allow(Clock::now())) {
+    return give_up(fmt::format("the daemon {}; that was {} restarts within {}", how, options_.restarts,
+                               human_seconds(std::chrono::duration<double>(options_.restart_window).count())));
+  }
+  log::event(log::Level::kWarn, "daemon.ended", "{}; it is started again", how);
+  if (can_resend(connection_->init_request)) return;
+  // Linux before 6.9: what was under way is lost, so a new mount it must be.
+  take_name_away();
+  connection_.reset();
+  orders_.reset();
+  kept_.forget_all(inherited::kOfConnection);
+}
+
+void Supervisor::check_progress() {
+  if (!serving_ || !connection_ || hung_ || stop_by_) return;
+  const bool wait = has_requests(connection_->device.get()) || !serving_->board().flights().empty();
+  if (!hangs_.look(serving_->board().progress(), wait, Clock::now())) return;
+  log::event(log::Level::kError, "daemon.hangs", "process {} has not got on for {} while requests wait", serving_->id(),
+             human_seconds(std::chrono::duration<double>(options_.hang_limit).count()));
+  hung_ = true;
+  serving_->signal(SIGKILL);
+}
+
+/// Another version of the program is to serve from now on.
+void Supervisor::on_order() {
+  const auto order = orders_->next();
+  if (!order) return;
+  if (*order != "restart") return orders_->answer("failed: there is no such order");
+  if (next_ || start_at_ || stop_by_ || !serving_ || !can_resend(connection_->init_request)) {
+    return orders_->answer("failed: a process is being started or ended, or this kernel cannot do it (Linux 6.9 can)");
+  }
+  auto program = DaemonProgram::find();
+  if (!program) return orders_->answer("failed: " + program.error().text());
+  wanted_program_.emplace(*std::move(program));
+  start_next();
+}
+
+/// As SIGTERM says: nothing new is admitted, the name goes, whoever reads may finish.
+void Supervisor::begin_stop() {
+  if (stop_by_) {  // asked twice
+    outcome_ = 0;
+    return;
+  }
+  service_.send("STOPPING=1");
+  stop_by_ = Clock::now() + options_.patience + kGrace;
+  start_at_.reset();
+  next_.reset();
+  if (!serving_) {
+    take_name_away();
+    outcome_ = 0;
+    return;
+  }
+  Message stop;
+  stop.kind = Message::Kind::kStop;
+  serving_->channel().send(stop);
+}
+
+/// The daemon was asked to end, by us or by somebody else.
+void Supervisor::on_ending() {
+  if (!stop_by_) stop_by_ = Clock::now() + options_.patience + kGrace;
+  take_name_away();
+}
+
+void Supervisor::take_name_away() {
+  if (options_.mount_point.empty() || !connection_) return;
+  auto status = kernel_unmount(options_.mount_point, Unmount::kPlain);
+  if (!status && status.error().code == ErrorCode::kMountBusy) {
+    log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options_.mount_point));
+    status = kernel_unmount(options_.mount_point, Unmount::kDetach);
+  }
+  if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
+}
+
+/// Whoever reads gets an error from now on; the mount stays, so that nobody takes it for an empty folder.
+void Supervisor::give_up(const std::string& why) {
+  fmt::print(stderr, "mount.weightfs: {}\n", why);
+  log::write(log::Level::kError, "mount.given_up", why);
+  service_.send("STATUS=" + why);
+  outcome_ = kMountFailedStatus;
+}
+
+void Supervisor::clean_up() {
+  next_.reset();
+  if (serving_ && !serving_->end()) {
+    log::event(log::Level::kWarn, "mount.readers_cut_off", "{}: files were still open", quote(options_.mount_point));
+    if (!serving_->kill() && connection_) abort_connection(connection_->id);  // stuck in the kernel
+  }
+  serving_.reset();
+}
+
+}  // namespace weightfs::helper

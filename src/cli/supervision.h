@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "attach/supervisor_link.h"
+#include "chain/shown_state.h"
+
+namespace weightfs::cli {
+
+/// How a mount hangs on its supervisor: what it is handed, what it leaves, and that it is seen to be alive.
+/// Thread-compatible.
+class Supervision {
+ public:
+  /// `channel`: the descriptor that the supervisor has given us.
+  explicit Supervision(int channel);
+  ~Supervision();
+  Supervision(const Supervision&) = delete;
+  Supervision& operator=(const Supervision&) = delete;
+
+  /// See SupervisorLink: returns when we are to serve.
+  Status take_orders(std::function<void()> stop);
+  Orders& orders() { return orders_; }
+  SupervisorLink& link() { return *link_; }
+  std::shared_ptr<Keeper> keeper() const { return link_; }
+
+  /// What the process before us has shown; nothing when there was none, or it did not get that far.
+  std::optional<ShownState> former_state();
+  /// The version for which the process before us has begun to run the hook.
+  std::optional<uint64_t> former_advance();
+
+  /// From now on the supervisor sees that we get on, while `work` grows or files of the source are waited for.
+  void beat(std::function<uint64_t()> work);
+
+ private:
+  void beat_until_the_end(const std::function<uint64_t()>& work);
+
+  const std::shared_ptr<SupervisorLink> link_;
+  Orders orders_;
+  std::mutex mutex_;  // guards ending_
+  std::condition_variable changed_;
+  bool ending_ = false;
+  std::thread heart_;
+};
+
+/// Leaves word of what is shown.
+void keep_state(Keeper& keeper, const ShownState& state);
+/// Leaves word that the hook is run for this version.
+void keep_advance(Keeper& keeper, uint64_t identity);
+
+}  // namespace weightfs::cli
