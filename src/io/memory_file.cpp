@@ -5,46 +5,42 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/mount.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 
-#include "common/descriptor.h"
+#include "common/detached_tmpfs.h"
 
 namespace weightfs {
 namespace {
 
-int system_call(long number, auto... arguments) { return static_cast<int>(::syscall(number, arguments...)); }
-
-/// A tmpfs that is mounted nowhere; its root folder, or -1.
-int detached_tmpfs() {
-  Descriptor context(system_call(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
-  if (!context) return -1;
-  const auto set = [&](const char* key, const char* value) {
-    return system_call(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key, value, 0) == 0;
-  };
-  // The budget is what bounds it, not half of the machine's memory.
-  if (!set("huge", "advise") || !set("size", "100%")) return -1;
-  if (system_call(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return -1;
-  return system_call(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0);
-}
-
 /// Opened anew, because the kernel does not count the opening that memfd_create() itself makes as one for
 /// writing, and unused() rests on that count.
-int countable_memfd() {
+Descriptor countable_memfd() {
   Descriptor made(::memfd_create("weightfs", MFD_CLOEXEC));
-  if (!made) return -1;
-  return ::open(fmt::format("/proc/self/fd/{}", made.get()).c_str(), O_RDWR | O_CLOEXEC);
+  if (!made) return {};
+  return Descriptor(::open(fmt::format("/proc/self/fd/{}", made.get()).c_str(), O_RDWR | O_CLOEXEC));
 }
 
 Error cannot_make(uint64_t size, int error) {
   return {ErrorCode::kIoOpen,
           fmt::format("cannot get {} bytes of memory that has a descriptor: {}", size, std::strerror(error))};
+}
+
+Result<std::unique_ptr<MemoryFile>> map(Descriptor fd, uint64_t size) {
+  void* const at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (at == MAP_FAILED) return cannot_make(size, errno);
+  ::madvise(at, size, MADV_HUGEPAGE);
+  const auto close = [](const int* owned) {
+    ::close(*owned);
+    delete owned;
+  };
+  LentFile file(new int(fd.release()), close);
+  return std::make_unique<MemoryFile>(std::move(file), MutableBytes(static_cast<std::byte*>(at), size));
 }
 
 }  // namespace
@@ -59,33 +55,33 @@ bool MemoryFile::unused() const {
   return true;
 }
 
-MemoryFiles::MemoryFiles() : tmpfs_(detached_tmpfs()) {}
+MemoryFiles::MemoryFiles(Descriptor tmpfs) : tmpfs_(tmpfs ? std::move(tmpfs) : detached_tmpfs()) {}
 
-MemoryFiles::~MemoryFiles() {
-  if (tmpfs_ >= 0) ::close(tmpfs_);
-}
-
-int MemoryFiles::open_unnamed() const {
-  if (tmpfs_ < 0) return countable_memfd();
-  return ::openat(tmpfs_, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+Descriptor MemoryFiles::open_unnamed() const {
+  if (!tmpfs_) return countable_memfd();
+  return Descriptor(::openat(tmpfs_.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
 }
 
 Result<std::unique_ptr<MemoryFile>> MemoryFiles::make(uint64_t size) const {
-  Descriptor fd(open_unnamed());
+  Descriptor fd = open_unnamed();
   if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) return cannot_make(size, errno);
-  void* const at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-  if (at == MAP_FAILED) return cannot_make(size, errno);
-  ::madvise(at, size, MADV_HUGEPAGE);
-  const auto close = [](const int* owned) {
-    ::close(*owned);
-    delete owned;
-  };
-  LentFile file(new int(fd.release()), close);
-  return std::make_unique<MemoryFile>(std::move(file), MutableBytes(static_cast<std::byte*>(at), size));
+  return map(std::move(fd), size);
+}
+
+Result<std::unique_ptr<MemoryFile>> MemoryFiles::adopt(Descriptor file, uint64_t size) {
+  struct stat status {};
+  const int flags = file ? ::fcntl(file.get(), F_GETFL) : -1;
+  if (flags < 0 || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) || (flags & O_ACCMODE) != O_RDWR ||
+      size == 0 || static_cast<uint64_t>(status.st_size) != size) {
+    return Error{ErrorCode::kIoOpen, fmt::format("no file for reading and writing that has {} bytes was left", size)};
+  }
+  // Should its maker have ended inside of unused(): a lease lives as long as what was opened.
+  ::fcntl(file.get(), F_SETLEASE, F_UNLCK);
+  return map(std::move(file), size);
 }
 
 std::string MemoryFiles::pages() const {
-  if (tmpfs_ >= 0) return "huge";
+  if (tmpfs_) return "huge";
   std::string setting;
   std::ifstream file("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
   std::getline(file, setting);

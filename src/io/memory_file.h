@@ -6,6 +6,7 @@
 #include <string>
 
 #include "common/bytes.h"
+#include "common/descriptor.h"
 #include "common/result.h"
 #include "io/files.h"
 
@@ -33,25 +34,27 @@ class MemoryFile {
   MutableBytes mapping_;
 };
 
-/// Where memory files come from: a tmpfs of our own that no folder shows, which has huge pages whatever the
-/// system's switch for shared memory says; without the privilege for that (CAP_SYS_ADMIN), memfd_create().
-/// Immutable once made, hence thread-safe.
+/// Where memory files come from: a tmpfs of our own (detached_tmpfs()), which has huge pages; without the privilege for
+/// that, memfd_create().  Immutable once made, hence thread-safe.
 class MemoryFiles {
  public:
-  MemoryFiles();
-  ~MemoryFiles();
-  MemoryFiles(const MemoryFiles&) = delete;
-  MemoryFiles& operator=(const MemoryFiles&) = delete;
+  MemoryFiles() : MemoryFiles(Descriptor()) {}
+  /// Takes the root folder of a tmpfs that somebody with the privilege has made; where there is none, makes its own.
+  explicit MemoryFiles(Descriptor tmpfs);
 
   /// A file of `size` > 0 zero bytes.  Fails with io.open_failed.
   Result<std::unique_ptr<MemoryFile>> make(uint64_t size) const;
+  /// The file that make() made in another process, whose descriptor this is (received from it, not opened anew: else
+  /// it would never be unused()).  Fails with io.open_failed when it is not of exactly `size` bytes, or not for
+  /// writing.
+  static Result<std::unique_ptr<MemoryFile>> adopt(Descriptor file, uint64_t size);
   /// "huge" or "4K", for people: what make() asks for.
   std::string pages() const;
 
  private:
-  int open_unnamed() const;
+  Descriptor open_unnamed() const;
 
-  int tmpfs_ = -1;  // its root folder
+  const Descriptor tmpfs_;  // its root folder
 };
 
 }  // namespace weightfs

@@ -5,11 +5,14 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
 #include <string>
+
+#include "common/detached_tmpfs.h"
 
 namespace weightfs {
 namespace {
@@ -84,6 +87,79 @@ TEST_F(MemoryFileTest, TheDescriptorOutlivesTheMapping) {
   char byte = 0;
   EXPECT_EQ(::pread(*held, &byte, 1, kSize - 1), 1);
   EXPECT_EQ(byte, 'y');
+}
+
+/// The same open file, as a supervisor holds it.
+Descriptor same_open(int fd) { return Descriptor(::fcntl(fd, F_DUPFD_CLOEXEC, 0)); }
+
+TEST_F(MemoryFileTest, IsAdoptedWithWhatItHolds) {
+  std::memset(file_->bytes().data(), 'z', kSize);
+  Descriptor left = same_open(*file_->file());
+  file_.reset();
+  file_ = MemoryFiles::adopt(std::move(left), kSize).value();
+  ASSERT_EQ(file_->bytes().size(), kSize);
+  EXPECT_EQ(std::memcmp(file_->bytes().data(), std::string(kSize, 'z').data(), kSize), 0);
+  file_->bytes().front() = std::byte{'a'};
+  char byte = 0;
+  EXPECT_EQ(::pread(*file_->file(), &byte, 1, 0), 1);
+  EXPECT_EQ(byte, 'a');
+}
+
+TEST_F(MemoryFileTest, IsUnusedThoughItsSupervisorHoldsIt) {
+  const Descriptor left = same_open(*file_->file());
+  EXPECT_TRUE(file_->unused());
+  file_ = MemoryFiles::adopt(same_open(left.get()), kSize).value();
+  EXPECT_TRUE(file_->unused());
+  const int fd = open_again();
+  EXPECT_FALSE(file_->unused());
+  ::close(fd);
+  EXPECT_TRUE(file_->unused());
+}
+
+TEST_F(MemoryFileTest, ALeaseThatItsMakerLeftIsGivenBack) {
+  Descriptor left = same_open(*file_->file());
+  ASSERT_EQ(::fcntl(left.get(), F_SETLEASE, F_WRLCK), 0);
+  file_ = MemoryFiles::adopt(std::move(left), kSize).value();
+  EXPECT_EQ(::fcntl(*file_->file(), F_GETLEASE), F_UNLCK);
+  ::close(open_again());  // would wait for the lease
+}
+
+TEST_F(MemoryFileTest, WhatIsNotThatFileIsNotAdopted) {
+  const auto refused = [](Descriptor file, uint64_t size) {
+    const auto adopted = MemoryFiles::adopt(std::move(file), size);
+    return !adopted && adopted.error().code == ErrorCode::kIoOpen;
+  };
+  EXPECT_TRUE(refused(Descriptor(), kSize));
+  EXPECT_TRUE(refused(same_open(*file_->file()), kSize - 1));
+  EXPECT_TRUE(refused(same_open(*file_->file()), kSize + 1));
+  EXPECT_TRUE(refused(same_open(*file_->file()), 0));
+  EXPECT_TRUE(refused(Descriptor(open_again()), kSize)) << "for reading only";
+  EXPECT_TRUE(refused(Descriptor(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC)), kSize));
+  EXPECT_TRUE(refused(Descriptor(::open("/dev/null", O_RDWR | O_CLOEXEC)), 1));
+  const auto empty = files_.make(1).value();
+  ASSERT_EQ(::ftruncate(*empty->file(), 0), 0);
+  EXPECT_TRUE(refused(same_open(*empty->file()), 0));
+  EXPECT_FALSE(refused(same_open(*file_->file()), kSize));
+}
+
+TEST(MemoryFiles, AGivenTmpfsNeedsNoPrivilege) {
+  const Descriptor tmpfs = detached_tmpfs();
+  if (!tmpfs) GTEST_SKIP() << "cannot make a tmpfs here";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::geteuid() == 0 && ::setuid(65534) != 0) ::_exit(2);
+    const MemoryFiles files(same_open(tmpfs.get()));
+    const auto made = files.make(kSize);
+    ::_exit(made && (*made)->unused() && files.pages() == "huge" ? 0 : 1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  struct stat folder {};
+  ASSERT_EQ(::fstat(tmpfs.get(), &folder), 0);
+  struct stat file {};
+  ASSERT_EQ(::fstat(*MemoryFiles(same_open(tmpfs.get())).make(1).value()->file(), &file), 0);
+  EXPECT_EQ(file.st_dev, folder.st_dev) << "not another one's";
 }
 
 TEST(MemoryFiles, SaysWhatItIsMadeOf) {
