@@ -4,6 +4,7 @@
 // straight from there; everything else goes through decoded blocks.
 #include "engine/engine.h"
 
+#include <fcntl.h>
 #include <oneapi/tbb/task_arena.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "common/checked.h"
+#include "common/descriptor.h"
 #include "common/log.h"
 #include "engine/block_pool.h"
 #include "engine/cache.h"
@@ -86,7 +88,7 @@ struct Engine::Shared {
             kBlockBytes, std::clamp(options.memory_bytes / 32, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))),
         units(std::make_shared<BlockPool>(kBlockBytes)),
         large_units(std::make_shared<BlockPool>(codec::kMaxBlockBytes)),
-        warmer(cache, threads) {}
+        warmer(cache, threads, options.keeper, Descriptor(::fcntl(options.tmpfs, F_DUPFD_CLOEXEC, 0))) {}
 
   const bool verify;
   const unsigned threads;
@@ -354,6 +356,8 @@ LentFile Engine::lend_warm(size_t ordinal, size_t entry) {
   const auto memory = shared_->warmer.lend({ordinal, entry});
   return memory ? LentFile(memory, memory->file().get()) : LentFile();
 }
+
+size_t Engine::adopt_warm(std::vector<Kept> kept) { return shared_->warmer.adopt(*impl_->filler(), std::move(kept)); }
 
 std::string_view warm_state_name(WarmState state) {
   static constexpr std::string_view kNames[] = {"cold", "queued", "waiting", "filling", "warm", "cancelled", "failed"};

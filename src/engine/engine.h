@@ -8,9 +8,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "chain/snapshot.h"
 #include "common/bytes.h"
+#include "common/keeper.h"
 #include "common/result.h"
 
 namespace weightfs {
@@ -23,6 +25,8 @@ struct EngineOptions {
   unsigned threads = 0;              ///< decoding threads; 0 = all processors
   bool verify = true;                ///< check published digests when a tensor is first touched
   uint64_t reply_bytes = 0;          ///< of memory_bytes: the caller's reply buffers; at most a quarter counts
+  std::shared_ptr<Keeper> keeper = nullptr;  ///< is told of warm versions that another process may adopt; null: of none
+  int tmpfs = -1;  ///< root folder of the tmpfs that they shall lie in; stays the caller's; -1: the engine makes one
 };
 
 /// A consistent-enough copy of the engine's counters.
@@ -125,6 +129,11 @@ class Engine {
   LentFile lend_warm(size_t ordinal, size_t entry);
   /// True when lend_warm() would give something; asking for that does not count as a use of it.
   bool is_warm(size_t ordinal, size_t entry) const;
+
+  /// Takes over what the keeper of an ended process was told of warm versions (take_kept() with "warm/"): what is of
+  /// this snapshot, unchanged, and fits into the budget, is warm then as if it had been decoded here.  How many files.
+  /// The others are forgotten through the keeper, and with that their memory is freed.
+  size_t adopt_warm(std::vector<Kept> kept);
 
   EngineStatus status() const;
 

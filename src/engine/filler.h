@@ -61,6 +61,9 @@ class Filler {
   uint64_t total_bytes(size_t ordinal) const;
   uint64_t size_of(const VersionFile& file) const;
   const std::string& name(size_t ordinal) const { return snapshot_.admitted(ordinal).name; }
+  const Snapshot& snapshot() const { return snapshot_; }
+  /// True when digests are compared, where there are any.
+  bool verifies() const { return verify_; }
   /// False for versions that only an earlier or later snapshot of the source has: nothing is known about them here.
   bool knows(const VersionFile& file) const { return snapshot_.has(file.ordinal); }
 

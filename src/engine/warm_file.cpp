@@ -22,6 +22,13 @@ void WarmFile::assign(const Filler& filler, const VersionFile& file, std::shared
   cut_groups();
 }
 
+void WarmFile::adopt(const Filler& filler, const VersionFile& file) {
+  assign(filler, file, nullptr);
+  held_.assign(pieces_.size(), file);
+  for (Group& group : groups_) group.checked = file;
+  done_.store(size());
+}
+
 /// Of an alike file, what is known of the groups stays.
 void WarmFile::cut_groups() {
   std::vector<Group> groups;

@@ -18,9 +18,9 @@ namespace weightfs {
 
 /// A file of a version, decoded into memory, or on the way there.
 ///
-/// Only the thread that fills may call assign(); during fill_files() its helpers call fill_piece().  Everything else is
-/// thread-safe.  Which version each piece holds is remembered, so that filling goes on where it was stopped, and
-/// memory can be made to hold another version.
+/// Only the thread that fills may call assign() and adopt(); during fill_files() its helpers call fill_piece().
+/// Everything else is thread-safe.  Which version each piece holds is remembered, so that filling goes on where it was
+/// stopped, and memory can be made to hold another version.
 class WarmFile {
  public:
   WarmFile(std::unique_ptr<MemoryFile> memory, Cache::Reservation room)
@@ -29,6 +29,8 @@ class WarmFile {
   /// Says what the memory shall hold.  Its size must be the file's.  `ancestor` (or null) holds all of an earlier
   /// version of an alike() file: what is not there yet is made from it.
   void assign(const Filler& filler, const VersionFile& file, std::shared_ptr<const WarmFile> ancestor);
+  /// Says what the memory holds already, all of it, checked by whoever filled it.  The same in place of fill_files().
+  void adopt(const Filler& filler, const VersionFile& file);
   const VersionFile& file() const { return file_; }
   uint64_t size() const { return memory_->bytes().size(); }
   const MemoryFile& memory() const { return *memory_; }

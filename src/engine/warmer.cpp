@@ -33,8 +33,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-Warmer::Warmer(Cache& cache, unsigned threads)
-    : cache_(cache), arena_(static_cast<int>(threads), 1, tbb::task_arena::priority::low) {}
+Warmer::Warmer(Cache& cache, unsigned threads, std::shared_ptr<Keeper> keeper, Descriptor tmpfs)
+    : cache_(cache),
+      keeper_(std::move(keeper)),
+      memory_files_(std::move(tmpfs)),
+      arena_(static_cast<int>(threads), 1, tbb::task_arena::priority::low) {}
 
 Warmer::~Warmer() {
   {
@@ -125,7 +128,7 @@ void Warmer::drop(size_t ordinal) {
   for (auto slot = slots_.begin(); slot != slots_.end();) {
     const auto next = std::next(slot);
     if (slot->file->file().ordinal == ordinal) {
-      if (slot->ready) --ready_;
+      unready(*slot);
       leaving_.splice(leaving_.end(), slots_, slot);
     }
     slot = next;
@@ -177,22 +180,25 @@ Status Warmer::warm(Job& job, std::vector<VersionFile> files) {
     const auto memory = TRY(obtain(job, files));
     if (memory.empty()) return {};  // cancelled, or there is no room and nobody waits for it
     Status filled = fill_files(memory, *job.source, arena_, cache_.budget() / 8, job.cancelled);
-    settle(job, memory);
+    settle(job, memory, !filled);
     if (!filled) return filled;
   }
   return {};
 }
 
 /// What a run has made of files.
-void Warmer::settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files) {
+void Warmer::settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files, bool failed) {
   const Lock lock(mutex_);
   for (const auto& file : files) {
     const auto slot = slot_of(file->file());
     slot->used_at = ++clock_;
     const bool complete = file->done() == file->size();
-    if (complete && !slot->ready) ++ready_;
-    slot->ready = slot->ready || complete;
-    if (!complete && !job.cancelled) erase(slot);  // something failed
+    if (complete && !slot->ready) {
+      ++ready_;
+      slot->ready = true;
+      slot->kept = keeper_.keep(*job.source, *file);
+    }
+    if (!complete && (failed || !job.cancelled)) erase(slot);
   }
 }
 
@@ -225,8 +231,7 @@ Result<std::shared_ptr<WarmFile>> Warmer::try_obtain(const Job& job, const Versi
       return add_slot(*job.source, file, std::move(*room));
     auto slot = oldest_unused(job.ordinal, size);
     if (slot != slots_.end() && !slot->lent) {
-      if (slot->ready) --ready_;
-      slot->ready = false;
+      unready(*slot);
       slot->file->assign(*job.source, file, ancestor_of(*job.source, file));
       return slot->file;
     }
@@ -241,8 +246,39 @@ Result<std::shared_ptr<WarmFile>> Warmer::add_slot(const Filler& source, const V
                                                    Cache::Reservation room) {
   auto memory = std::make_shared<WarmFile>(TRY(memory_files_.make(source.size_of(file))), std::move(room));
   memory->assign(source, file, ancestor_of(source, file));
-  slots_.push_back({memory, false, false, ++clock_});
+  slots_.push_back({memory, false, false, ++clock_, {}});
   return memory;
+}
+
+size_t Warmer::adopt(const Filler& source, std::vector<Kept> kept) {
+  std::vector<WarmKeeper::Left> left = keeper_.recognise(source, std::move(kept));
+  size_t adopted = 0;
+  const Lock lock(mutex_);
+  for (auto& [file, record] : left) {
+    const auto slot = slot_of(file);
+    if (slot != slots_.end() && slot->kept == record.key) continue;  // what is kept under that key is ours already
+    if (slot == slots_.end() && adopt_file(source, file, record)) {
+      ++adopted;
+    } else {
+      keeper_.forget(record.key);
+    }
+  }
+  log::event(log::Level::kInfo, "warm.adopted", "{} files", adopted);
+  return adopted;
+}
+
+/// Needs mutex_.
+bool Warmer::adopt_file(const Filler& source, const VersionFile& file, Kept& record) {
+  const uint64_t size = source.size_of(file);
+  auto memory = MemoryFiles::adopt(std::move(record.file), size);
+  auto room = memory ? cache_.set_aside(size) : std::nullopt;
+  if (!room) return false;
+  const auto warm = std::make_shared<WarmFile>(std::move(memory).value(), std::move(*room));
+  warm->adopt(source, file);
+  // In front, and as old as can be, so that older versions go first.  Nobody knows whether the kernel has had it.
+  slots_.push_front({warm, true, true, 0, record.key});
+  ++ready_;
+  return true;
 }
 
 /// Needs mutex_.  The newest earlier version whose memory this file can be made from, or null.
@@ -267,9 +303,15 @@ Warmer::Slots::iterator Warmer::oldest_unused(size_t ordinal, std::optional<uint
   return oldest;
 }
 
+/// Needs mutex_.  Comes before the memory is anybody else's.
+void Warmer::unready(Slot& slot) {
+  if (std::exchange(slot.ready, false)) --ready_;
+  if (!slot.kept.empty()) keeper_.forget(std::exchange(slot.kept, {}));
+}
+
 /// Needs mutex_.
 void Warmer::erase(Slots::iterator slot) {
-  if (slot->ready) --ready_;
+  unready(*slot);
   slots_.erase(slot);
 }
 

@@ -18,11 +18,14 @@
 #include <vector>
 
 #include "chain/snapshot.h"
+#include "common/descriptor.h"
+#include "common/keeper.h"
 #include "common/result.h"
 #include "engine/cache.h"
 #include "engine/engine.h"
 #include "engine/filler.h"
 #include "engine/warm_file.h"
+#include "engine/warm_keeper.h"
 #include "io/memory_file.h"
 
 namespace weightfs {
@@ -36,11 +39,15 @@ namespace weightfs {
 ///
 /// Memory of a file that goes is written over in place where that is safe.  Where the kernel was given it, it is not:
 /// pages of it may still be on their way through a pipe or a socket.  Then a new file takes its place.
+///
+/// A keeper holds every file that is ready, and no other: it has forgotten one before the first of its bytes changes.
+/// That order is what mutex_ is held for while the keeper is told; it only sends a message.
 class Warmer {
  public:
   using Source = std::shared_ptr<const Filler>;
 
-  Warmer(Cache& cache, unsigned threads);
+  /// `keeper` (or null) is told of what a successor may adopt(); `tmpfs` (or none) is where memory comes from.
+  Warmer(Cache& cache, unsigned threads, std::shared_ptr<Keeper> keeper = nullptr, Descriptor tmpfs = {});
   ~Warmer();
   Warmer(const Warmer&) = delete;
   Warmer& operator=(const Warmer&) = delete;
@@ -54,6 +61,10 @@ class Warmer {
   void cancel(size_t ordinal);
   /// Stops and gives the memory back, of files that are in use when their last reader is done.
   void drop(size_t ordinal);
+
+  /// Takes over the files that an ended process kept, by keys without their prefix, as far as they are of versions
+  /// that `source` knows and there is room for them; how many.  The others are forgotten, and with that their memory.
+  size_t adopt(const Filler& source, std::vector<Kept> kept);
 
   /// Returns when a version that start() was called for is warm, or will not be, or the time is over.
   WarmStatus wait(const Filler& source, size_t ordinal, std::chrono::milliseconds limit);
@@ -83,6 +94,7 @@ class Warmer {
     bool ready = false;    // all bytes are there and checked
     bool lent = false;     // the kernel has had it
     uint64_t used_at = 0;  // by clock_
+    std::string kept;      // the keeper's key of it, or empty
   };
   using Slots = std::list<Slot>;
   using Lock = std::unique_lock<std::mutex>;
@@ -97,16 +109,19 @@ class Warmer {
   Result<std::vector<std::shared_ptr<WarmFile>>> obtain(Job& job, std::vector<VersionFile>& files);
   Result<std::shared_ptr<WarmFile>> try_obtain(const Job& job, const VersionFile& file);
   Result<std::shared_ptr<WarmFile>> add_slot(const Filler& source, const VersionFile& file, Cache::Reservation room);
-  void settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files);
+  void settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>& files, bool failed);
   std::shared_ptr<const WarmFile> ancestor_of(const Filler& source, const VersionFile& file) const;
   Slots::iterator oldest_unused(size_t ordinal, std::optional<uint64_t> size);
   Slots::iterator slot_of(const VersionFile& file);
   Slots::const_iterator slot_of(const VersionFile& file) const;
+  bool adopt_file(const Filler& source, const VersionFile& file, Kept& record);
+  void unready(Slot& slot);
   void erase(Slots::iterator slot);
   static bool in_use(const Slot& slot);
   void sweep();
 
   Cache& cache_;
+  const WarmKeeper keeper_;
   const MemoryFiles memory_files_;
   tbb::task_arena arena_;
 

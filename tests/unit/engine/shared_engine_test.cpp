@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr EngineOptions kRoomy{256u << 20, 3, true};
+const EngineOptions kRoomy{256u << 20, 3, true};
 
 /// Snapshots as following makes them: everything new is accepted.
 class SharedEngine : public ::testing::Test {
