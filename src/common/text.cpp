@@ -165,6 +165,18 @@ std::optional<uint64_t> parse_decimal(std::string_view text, bool leading_zeros)
   return value;
 }
 
+std::optional<std::vector<uint64_t>> parse_decimals(std::string_view text) {
+  std::vector<uint64_t> values;
+  for (;;) {
+    const size_t space = text.find(' ');
+    const auto value = parse_decimal(text.substr(0, space));
+    if (!value) return std::nullopt;
+    values.push_back(*value);
+    if (space == std::string_view::npos) return values;
+    text.remove_prefix(space + 1);
+  }
+}
+
 bool is_plain_file_name(std::string_view name) {
   constexpr size_t kNameMax = 255;
   if (name.empty() || name.size() > kNameMax || name.front() == '.') return false;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace weightfs {
 
@@ -23,6 +24,8 @@ std::string human_share(double share);
 std::optional<uint64_t> parse_size(std::string_view text);
 /// Unsigned decimal without sign, space or leading zero (except "0" itself unless `leading_zeros`).
 std::optional<uint64_t> parse_decimal(std::string_view text, bool leading_zeros = false);
+/// At least one of them, each a single space after the one before; nothing when the text is not that.
+std::optional<std::vector<uint64_t>> parse_decimals(std::string_view text);
 
 /// A plain file name: not empty, no '/', '\\', NUL or control character, not starting with a dot, at most 255 bytes.
 bool is_plain_file_name(std::string_view name);

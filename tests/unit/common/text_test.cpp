@@ -142,6 +142,17 @@ TEST(ParseDecimal, IsStrict) {
   EXPECT_EQ(parse_decimal("", true), std::nullopt);
 }
 
+TEST(ParseDecimals, AreAsStrict) {
+  using Values = std::vector<uint64_t>;
+  EXPECT_EQ(parse_decimals("7"), Values{7});
+  EXPECT_EQ(parse_decimals("0 42 18446744073709551615"), (Values{0, 42, UINT64_MAX}));
+  for (const char* text :
+       {"", " ", " 1", "1 ", "1  2", "1,2", "1 -2", "1 02", "1\t2", "1 2\n", "1 18446744073709551616"}) {
+    EXPECT_EQ(parse_decimals(text), std::nullopt) << '"' << text << '"';
+  }
+  EXPECT_EQ(parse_decimals(std::string_view("1\0002", 3)), std::nullopt);
+}
+
 TEST(PlainFileName, AcceptsNamesThatStayInTheirFolder) {
   for (const char* name : {"a", "model-00001-of-00002.safetensors", "with space", "ünïcode", "a..b"}) {
     EXPECT_TRUE(is_plain_file_name(name)) << name;

@@ -11,7 +11,7 @@
 namespace weightfs {
 namespace {
 
-using test::FakeKeeper;
+using test::CheckingKeeper;
 using test::settle;
 using test::WarmKept;
 
@@ -173,7 +173,7 @@ TEST_F(WarmSpoilt, WhatIsNotTheFileThatWasKeptIsRefused) {
     return [by](Kept& kept) {
       const MemoryFiles files;
       const auto size = static_cast<uint64_t>(::lseek(kept.file.get(), 0, SEEK_END) + by);
-      kept.file = FakeKeeper::same_open(*files.make(size).value()->file());
+      kept.file = CheckingKeeper::same_open(*files.make(size).value()->file());
     };
   };
   expect_refused("shorter", resized(-1));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a keeper is told of warm versions: of all that are ready, of no other, and of none after the first of its
-// bytes has changed (FakeKeeper looks).
+// bytes has changed (CheckingKeeper looks).
 #include "engine/warm_keeper.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 namespace weightfs {
 namespace {
 
-using test::FakeKeeper;
+using test::CheckingKeeper;
 using test::MadeRun;
 using test::settle;
 using test::TempFolder;
@@ -114,7 +114,7 @@ TEST_F(WarmKept, MemoryLiesInTheTmpfsThatIsGiven) {
   given.tmpfs = tmpfs.get();
   engine_ = std::make_unique<Engine>(snapshot_, given);
   warm(1);
-  EXPECT_EQ(inode(1, 0).first, FakeKeeper::inode(tmpfs.get()).first);
+  EXPECT_EQ(inode(1, 0).first, CheckingKeeper::inode(tmpfs.get()).first);
   engine_.reset();
   EXPECT_GE(::fcntl(tmpfs.get(), F_GETFD), 0) << "it stays the caller's";
 }

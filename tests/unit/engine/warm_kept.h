@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "unit/engine/warm_run.h"
-#include "unit/support/fake_keeper.h"
+#include "unit/engine/checking_keeper.h"
 
 namespace weightfs::test {
 
@@ -42,7 +42,7 @@ class WarmKept : public WarmRun {
   using Inode = std::pair<dev_t, ino_t>;
   Inode inode(size_t ordinal, size_t shard) {
     const auto lent = engine_->lend_warm(ordinal, entry(shard));
-    if (lent) return FakeKeeper::inode(*lent);
+    if (lent) return CheckingKeeper::inode(*lent);
     ADD_FAILURE() << "version " << ordinal << " is not warm";
     return {};
   }
@@ -70,7 +70,7 @@ class WarmKept : public WarmRun {
     for (const auto& file : std::filesystem::directory_iterator(folder)) touch(file.path());
   }
 
-  const std::shared_ptr<FakeKeeper> keeper_ = std::make_shared<FakeKeeper>();
+  const std::shared_ptr<CheckingKeeper> keeper_ = std::make_shared<CheckingKeeper>();
 };
 
 }  // namespace weightfs::test

@@ -7,14 +7,14 @@
 
 #include "support/made_store.h"
 #include "unit/engine/warm_run.h"
-#include "unit/support/fake_keeper.h"
+#include "unit/engine/checking_keeper.h"
 
 namespace weightfs {
 namespace {
 
 namespace fs = std::filesystem;
 
-using test::FakeKeeper;
+using test::CheckingKeeper;
 using test::FakeObjects;
 using test::MadeRun;
 using test::MadeStore;
@@ -79,7 +79,7 @@ class WarmSources : public ::testing::Test {
   TempFolder folder_{test::memory_path()};
   std::mt19937_64 random_{3};
   const Files files_;
-  const std::shared_ptr<FakeKeeper> keeper_ = std::make_shared<FakeKeeper>();
+  const std::shared_ptr<CheckingKeeper> keeper_ = std::make_shared<CheckingKeeper>();
   std::shared_ptr<const Snapshot> snapshot_;
   std::unique_ptr<Engine> engine_;
 };
