@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // fuse_lowlevel_ops <-> vfs: each operation decodes its request, asks the tree, replies.  What must stay
-// true: exactly one reply a request, as the last thing an operation does; no exception reaches libfuse;
-// a read is answered with all its bytes or with an errno.
+// true: exactly one reply a request, as the last thing an operation does but for taking back an open; no
+// exception reaches libfuse; a read is answered with all its bytes or with an errno.
 //
 // Left to libfuse's own answers on purpose: opendir and releasedir (nothing to do: handles hold no state); flush,
 // access, lseek (ENOSYS once, then the kernel never asks again).
@@ -19,6 +19,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "attach/kernel_mount.h"
@@ -44,16 +45,13 @@ OpsContext& context_of(fuse_req_t request) { return *static_cast<OpsContext*>(fu
 
 std::string_view name_of(Operation operation) { return kOperationNames[static_cast<size_t>(operation)]; }
 
-/// Runs an operation that replies itself and answers 0, or answers an errno to reply with.
+/// What `work` answers, an errno or 0; no exception leaves it.
 template <class Work>
-void guarded(fuse_req_t request, Operation what, Work&& work) {
-  OpsContext& context = context_of(request);
-  context.requests.count(what);
-  int error = EIO;
+int contained(OpsContext& context, Operation what, Work&& work) {
   try {
-    error = work(*context.vfs);
+    return work(*context.vfs);
   } catch (const std::bad_alloc&) {
-    error = ENOMEM;
+    return ENOMEM;
   } catch (const std::exception& exception) {
     context.internal_errors.fetch_add(1);
     log::event(log::Level::kError, "fuse.internal_error", "{}: {}", name_of(what), exception.what());
@@ -61,7 +59,24 @@ void guarded(fuse_req_t request, Operation what, Work&& work) {
     context.internal_errors.fetch_add(1);
     log::event(log::Level::kError, "fuse.internal_error", "{}: unknown exception", name_of(what));
   }
+  return EIO;
+}
+
+/// Runs an operation that replies itself and answers 0, or answers an errno to reply with.
+template <class Work>
+void guarded(fuse_req_t request, Operation what, Work&& work) {
+  OpsContext& context = context_of(request);
+  context.requests.count(what);
+  const int error = contained(context, what, std::forward<Work>(work));
   if (error != 0) fuse_reply_err(request, error);
+}
+
+/// For when the request is answered already: nothing may lead to a second answer.
+void take_back_open(OpsContext& context, NodeId id, uint64_t handle) {
+  contained(context, Operation::kRelease, [&](Vfs&) {
+    context.passthrough.release(id, handle);
+    return 0;
+  });
 }
 
 /// This thread's buffer of kMaxRead bytes: a read costs no allocation.
@@ -172,7 +187,7 @@ int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* 
                          ? fuse_reply_open(request, file)
                          : fuse_reply_buf(request, reinterpret_cast<const char*>(&reply), sizeof reply);
   if (failed == 0) return 0;
-  passthrough.release(id, opened->handle);  // the kernel knows nothing of this open
+  take_back_open(context, id, opened->handle);  // the kernel knows nothing of this open
   context.streams->closed(id);
   return 0;
 }
@@ -212,12 +227,14 @@ void on_read(fuse_req_t request, fuse_ino_t id, size_t size, off_t offset, fuse_
 }
 
 void on_release(fuse_req_t request, fuse_ino_t id, fuse_file_info* file) {
+  OpsContext& context = context_of(request);  // the request is gone with its answer
   guarded(request, Operation::kRelease, [&](Vfs&) {
-    context_of(request).passthrough.release(id, file->fh);
-    context_of(request).streams->closed(id);
+    context.streams->closed(id);
     fuse_reply_err(request, 0);
     return 0;
   });
+  // Only now: a RELEASE without an answer comes again to the process that takes our place, which takes it off then.
+  take_back_open(context, id, file->fh);
 }
 
 /// Commands to control files.  They work on a mount that is for reading only, and cost memory: so whoever mounted

@@ -9,7 +9,9 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 
+#include "common/keeper.h"
 #include "fuse/passthrough.h"
 #include "fuse/request_counts.h"
 #include "fuse/session.h"
@@ -20,6 +22,8 @@ namespace weightfs {
 
 /// What every operation finds behind its request.
 struct OpsContext {
+  explicit OpsContext(std::shared_ptr<Keeper> keeper = nullptr) : passthrough(std::move(keeper)) {}
+
   std::shared_ptr<Vfs> vfs;
   Passthrough passthrough;
   std::unique_ptr<StreamAhead> streams;  // there before the first request

@@ -5,11 +5,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <vector>
 
+#include "common/keeper.h"
 #include "common/result.h"
 #include "vfs/vfs.h"
 
@@ -21,6 +26,13 @@ namespace weightfs {
 /// The kernel demands that every open of a node is served the same way and names the same id.  So the first
 /// open decides, the others follow, and the id is given back with the last RELEASE.  The file itself is held as
 /// long: it may be memory that is used for something else once nobody reads it.
+///
+/// Ids belong to the connection and outlive the process, so a process that takes this one's place must know them.  Each
+/// open node is kept as "open/NODE": its id, how many have it open, and their handle.  Should the process end between
+/// two steps, that count may be too high, never too low: an open is kept before the kernel hears of it, a release is
+/// taken off when the kernel will not send it again, and an id is forgotten before it is given back.  A count that is
+/// too high costs an id and the hold on a file until the connection ends, or leaves a node to ordinary opens; one that
+/// is too low would give back an id that files are open with, and fail every later open of their node.
 class Passthrough {
  public:
   /// The kernel's side of it, for tests to replace.
@@ -37,7 +49,15 @@ class Passthrough {
     int backing_id = 0;   ///< 0: an ordinary open, its reads are ours
   };
 
-  Passthrough();
+  /// `keeper`: where a successor shall find what is open; null: nowhere.
+  explicit Passthrough(std::shared_ptr<Keeper> keeper = nullptr);
+
+  /// Takes over what a former process kept that had answered INIT of this connection, keys without their "open/".  What
+  /// means nothing is forgotten.  `lend` says which file to hold for a node; without one its id is as good.  Call it
+  /// before start(): that then goes by whether the former process was on, since nodes that are open ordinarily were
+  /// not kept unless it was.
+  using Lend = std::function<Result<LentFile>(NodeId node)>;
+  void restore(const std::vector<Kept>& records, const Lend& lend);
 
   /// Tries it on `sample` (null when there is nothing to try) and is on from then on if that works.
   /// Call it at most once, when the kernel has agreed to passthrough and before the first open.
@@ -53,7 +73,8 @@ class Passthrough {
   /// changed is an ordinary open, so that its reads fail, unless readers have it open through the kernel: then an
   /// error.
   Result<Opened> open(NodeId node, const Result<LentFile>& file);
-  /// Takes one open back.  A handle that another process gave out is nothing to us.
+  /// Takes one open back.  Call it when its RELEASE is answered.  A handle that is not of this node's opens, or those
+  /// of a former process that were restored, is nothing to us.
   void release(NodeId node, uint64_t handle);
 
   struct Counts {
@@ -66,13 +87,18 @@ class Passthrough {
   struct Node {
     int id = 0;
     uint64_t opens = 0;
-    LentFile file;  // null when id is 0
+    uint64_t handle = 0;  // of all its opens
+    LentFile file;        // null when id is 0; may be null when it was restored
   };
 
   int register_file(NodeId node, const LentFile& file);
-  uint64_t handle_of(const Node& node) const { return handle_base_ | static_cast<uint32_t>(node.id); }
+  static std::optional<Node> parse(const Kept& record);
+  void keep(NodeId node, const Node& entry);
+  void forget(std::string_view key);
 
+  const std::shared_ptr<Keeper> keeper_;
   const uint64_t handle_base_;  // tells our handles from control files' and from those of a former process
+  std::optional<bool> former_;  // whether a former process was on; written before start()
   Kernel kernel_;               // written before on_
   std::atomic<bool> on_{false};
   mutable std::mutex mutex_;  // guards everything below
