@@ -1,15 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pins.  What must stay true: an expired pin is gone before anybody asks about it, and each pin has exactly one entry
-// among those that are due, so that neither grows beyond the pins that live.
+// among those that are due, so that neither grows beyond the pins that live.  The keeper is called with the lock held,
+// so that it is told in the order in which things happened.
 #include "vfs/latest_pins.h"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
-namespace weightfs {
+#include "common/text.h"
 
-LatestPins::LatestPins(std::chrono::milliseconds grace, Lookups lookups, Clock clock, int32_t own_tree)
-    : grace_(grace), lookups_(std::move(lookups)), clock_(std::move(clock)), own_tree_(own_tree) {}
+namespace weightfs {
+namespace {
+
+constexpr std::string_view kPrefix = "pin/";
+constexpr std::string_view kTreePrefix = "t/";
+constexpr std::string_view kProcessPrefix = "p/";
+
+}  // namespace
+
+LatestPins::LatestPins(std::chrono::milliseconds grace, Lookups lookups, Clock clock, int32_t own_tree,
+                       std::shared_ptr<Keeper> keeper)
+    : grace_(grace),
+      lookups_(std::move(lookups)),
+      clock_(std::move(clock)),
+      own_tree_(own_tree),
+      keeper_(std::move(keeper)) {}
+
+std::string LatestPins::key_of(const Holder& holder) {
+  return fmt::format("{}{}{}", kPrefix, holder.kind == Kind::kTree ? kTreePrefix : kProcessPrefix, holder.id);
+}
+
+/// Nothing when the record tells of no pin that could live now.
+std::optional<std::pair<LatestPins::Holder, LatestPins::Pin>> LatestPins::parse(const Kept& record,
+                                                                                TimePoint now) const {
+  const std::string_view key = record.key;
+  const bool is_tree = key.starts_with(kTreePrefix);
+  if (!is_tree && !key.starts_with(kProcessPrefix)) return std::nullopt;
+  const auto id = parse_decimal(key.substr(kTreePrefix.size()));
+  const auto values = parse_decimals(record.bytes);
+  if (!id || *id > INT32_MAX || !values || values->size() != 3) return std::nullopt;
+  if ((*values)[1] > INT64_MAX || (*values)[2] > INT64_MAX) return std::nullopt;
+  const auto time = [&](size_t i) { return TimePoint(std::chrono::nanoseconds(static_cast<int64_t>((*values)[i]))); };
+  const Pin pin{(*values)[0], time(1), time(2), time(1)};
+  const auto longest = is_tree ? grace_ : kLongest * grace_;
+  if (pin.made > now || pin.until <= now || pin.until - pin.made > longest) return std::nullopt;
+  return std::pair{Holder{is_tree ? Kind::kTree : Kind::kProcess, static_cast<int32_t>(*id)}, pin};
+}
+
+void LatestPins::restore(const std::vector<Kept>& records) {
+  const std::lock_guard lock(mutex_);
+  const TimePoint now = end_expired();
+  for (const Kept& record : records) {
+    if (const auto pin = parse(record, now)) {
+      if (find(pin->first.kind, pin->first.id) == nullptr) add(pin->first, pin->second);
+    } else if (keeper_) {
+      keeper_->forget(std::string(kPrefix).append(record.key));
+    }
+  }
+  while (pins_.size() > kMaxPins) settle_next_due();
+}
 
 int32_t LatestPins::process_of(int32_t thread) const {
   if (thread == 0) return 0;
@@ -57,6 +108,7 @@ void LatestPins::opened(int32_t thread, uint64_t identity) {
   const auto pin = pins_.find({Kind::kProcess, process});
   if (pin == pins_.end() || pin->second.identity != identity) return;
   pin->second.until = std::min(now + grace_, pin->second.made + kLongest * grace_);
+  if (now - pin->second.kept >= kKeepAgain) keep(pin->first, pin->second, now);
 }
 
 void LatestPins::forget(uint64_t identity) {
@@ -126,14 +178,30 @@ const LatestPins::Pin* LatestPins::find(Kind kind, int32_t id) const {
 /// Needs mutex_.  The holder must have none.
 void LatestPins::make(Kind kind, int32_t id, uint64_t identity, TimePoint now) {
   while (pins_.size() >= kMaxPins) settle_next_due();
-  pins_.emplace(Holder{kind, id}, Pin{identity, now, now + grace_});
-  due_.push({now + grace_, {kind, id}});
-  ++counts_[identity];
+  Pin pin{identity, now, now + grace_, now};
+  keep({kind, id}, pin, now);
+  add({kind, id}, pin);
+}
+
+/// Needs mutex_.  The holder must have none.
+void LatestPins::add(const Holder& holder, const Pin& pin) {
+  pins_.emplace(holder, pin);
+  due_.push({pin.until, holder});
+  ++counts_[pin.identity];
   size_.store(pins_.size(), std::memory_order_release);
+}
+
+/// Needs mutex_.
+void LatestPins::keep(const Holder& holder, Pin& pin, TimePoint now) {
+  if (!keeper_) return;
+  const auto number = [](TimePoint time) { return time.time_since_epoch() / std::chrono::nanoseconds(1); };
+  keeper_->keep(key_of(holder), fmt::format("{} {} {}", pin.identity, number(pin.made), number(pin.until)));
+  pin.kept = now;
 }
 
 /// Needs mutex_.  The pin's entry among those that are due is for the caller to remove.
 LatestPins::Pins::iterator LatestPins::end_pin(Pins::iterator pin) {
+  if (keeper_) keeper_->forget(key_of(pin->first));
   const auto count = counts_.find(pin->second.identity);
   if (--count->second == 0) counts_.erase(count);
   const auto next = pins_.erase(pin);

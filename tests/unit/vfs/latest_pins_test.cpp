@@ -16,7 +16,9 @@
 #include <utility>
 #include <vector>
 
-namespace weightfs {
+#include "unit/vfs/pin_rules.h"
+
+namespace weightfs::test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -330,54 +332,6 @@ TEST_F(LatestPinsTest, WhereThereAreTooManyAtOnceTheOnesThatEndSoonestGiveWay) {
   EXPECT_EQ(many.size(), 0u);
 }
 
-/// The rules once more, by plain search and without ever removing anything.
-class Model {
- public:
-  uint64_t resolve(int32_t process, int32_t root, uint64_t latest, int64_t now) {
-    if (const Entry* own = alive(processes_, process, now)) return own->identity;
-    const Entry* tree = alive(trees_, root, now);
-    const uint64_t identity = tree != nullptr ? tree->identity : latest;
-    if (tree == nullptr) trees_[root] = {identity, now, now + kGrace.count()};
-    processes_[process] = {identity, now, now + kGrace.count()};
-    return identity;
-  }
-  void opened(int32_t process, uint64_t identity, int64_t now) {
-    const Entry* own = alive(processes_, process, now);
-    if (own == nullptr || own->identity != identity) return;
-    processes_[process].until = std::min(now + kGrace.count(), own->made + 60 * kGrace.count());
-  }
-  void forget(uint64_t identity) {
-    for (auto* entries : {&processes_, &trees_}) {
-      std::erase_if(*entries, [&](const auto& entry) { return entry.second.identity == identity; });
-    }
-  }
-  std::pair<Identities, size_t> pinned(int64_t now) const {
-    std::set<uint64_t> identities;
-    size_t count = 0;
-    for (const auto* entries : {&processes_, &trees_}) {
-      for (const auto& [id, entry] : *entries) {
-        if (now >= entry.until) continue;
-        identities.insert(entry.identity);
-        ++count;
-      }
-    }
-    return {Identities(identities.begin(), identities.end()), count};
-  }
-
- private:
-  struct Entry {
-    uint64_t identity;
-    int64_t made;
-    int64_t until;
-  };
-  static const Entry* alive(const std::map<int32_t, Entry>& entries, int32_t id, int64_t now) {
-    const auto found = entries.find(id);
-    return found != entries.end() && now < found->second.until ? &found->second : nullptr;
-  }
-  std::map<int32_t, Entry> processes_;
-  std::map<int32_t, Entry> trees_;
-};
-
 TEST_F(LatestPinsTest, AgreesWithTheRulesWhateverHappens) {
   std::mt19937 random(11);
   const auto below = [&](uint32_t limit) { return static_cast<uint32_t>(random() % limit); };
@@ -385,7 +339,7 @@ TEST_F(LatestPinsTest, AgreesWithTheRulesWhateverHappens) {
                     {.process_of = [](int32_t thread) { return thread / 10 * 10; },
                      .root_of = [](int32_t process) { return process / 100 * 100 + 1; }},
                     clock());
-  Model model;
+  PinRules model(kGrace.count());
   uint64_t latest = 1000;
   for (int step = 0; step < 40'000; ++step) {
     const auto thread = static_cast<int32_t>(10 + below(400));
@@ -471,4 +425,4 @@ TEST(LatestPins, GoesByTheSteadyClockUnlessToldOtherwise) {
 }
 
 }  // namespace
-}  // namespace weightfs
+}  // namespace weightfs::test
