@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ring of rendered control files.  What must stay true: a reader sees one consistent text from its
-// first byte to its last as long as fewer than kKept files were opened meanwhile, and a number that
-// another process gave out is never mistaken for one of ours.
+// first byte to its last, or an error: there is one as long as fewer than kKept files were opened meanwhile.
+// A number that another process gave out is never mistaken for one of ours.
 #include "vfs/control_handles.h"
 
 #include <chrono>
@@ -21,11 +21,13 @@ uint64_t ControlHandles::add(uint64_t node, std::string text) {
   return handle;
 }
 
-ControlHandles::Text ControlHandles::get(uint64_t node, uint64_t handle, const std::function<std::string()>& render) {
+ControlHandles::Text ControlHandles::get(uint64_t node, uint64_t handle, uint64_t offset,
+                                         const std::function<std::string()>& render) {
   {
     const std::lock_guard lock(mutex_);
     if (auto text = find(node, handle)) return text;
   }
+  if (offset != 0) return nullptr;
   auto fresh = std::make_shared<const std::string>(render());  // outside the lock: it may take its time
   const std::lock_guard lock(mutex_);
   if (auto text = find(node, handle)) return text;  // another thread was faster; both must answer alike

@@ -12,7 +12,7 @@ namespace weightfs {
 
 /// The last few texts that were rendered for readers of control files, by handle number.
 /// A reader whose number is not among them (it is slow, or a new process took over) gets a new
-/// rendering, so a handle never fails.  Thread-safe.
+/// rendering if it begins; the rest of another one would make no text with what it has.  Thread-safe.
 class ControlHandles {
  public:
   using Text = std::shared_ptr<const std::string>;
@@ -22,8 +22,9 @@ class ControlHandles {
 
   /// Keeps `text` and returns its number.
   uint64_t add(uint64_t node, std::string text);
-  /// The text kept for this node under this number, else `render()`, kept under that number from now on.
-  Text get(uint64_t node, uint64_t handle, const std::function<std::string()>& render);
+  /// The text kept for this node under this number, to be read from `offset` on.  Where there is none: from 0 on
+  /// `render()`, kept under that number from now on; else null.
+  Text get(uint64_t node, uint64_t handle, uint64_t offset, const std::function<std::string()>& render);
 
  private:
   struct Slot {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtual tree.  What must stay true: everything but read() answers from memory; attributes and
-// listings of a version never change; nothing here but pins of `latest` depends on what was asked before, so any
-// process can answer any request.
+// listings of a version never change; nothing here but pins of `latest` and texts of control files depends on what was
+// asked before, so any process can answer any request.
 #include "vfs/vfs.h"
 
 #include <unistd.h>
@@ -28,6 +28,9 @@ constexpr mode_t kFileMode = S_IFREG | 0444;
 
 /// A number that the kernel keeps beside an inode it no longer knows: the caller looks the name up anew.
 constexpr Errno kUnknownNode{ESTALE};
+
+/// The rest of a text that is here no more: the caller opens the file anew.
+constexpr Errno kGoneText{ESTALE};
 
 struct timespec time_of(int64_t nanoseconds) {
   constexpr int64_t kSecond = 1'000'000'000;
@@ -222,7 +225,8 @@ Posix<ExactCount> Vfs::read(NodeId id, uint64_t handle, uint64_t offset, Mutable
   const TreePtr tree = trees_.find(id, node);
   if (!tree) return kUnknownNode;
   if (is_control_file(node)) {
-    const auto text = handles_.get(id, handle, [&] { return render(*tree, node); });
+    const auto text = handles_.get(id, handle, offset, [&] { return render(*tree, node); });
+    if (!text) return kGoneText;
     const ExactCount count(text->size(), offset, out.size());
     std::copy_n(as_bytes(*text).begin() + static_cast<std::ptrdiff_t>(std::min<uint64_t>(offset, text->size())),
                 count.value(), out.begin());

@@ -323,6 +323,45 @@ TEST_F(VfsTest, ReadsControlFilesUnderHandlesOfAFormerProcess) {
   EXPECT_EQ(read(id, 777, 0, 1000), "{\"name\": \"step_000003\"}\n");
 }
 
+TEST_F(VfsTest, AControlFileThatAFormerProcessHadBegunIsNotReadOn) {
+  const NodeId id = walk(".weightfs/status.json");
+  const auto opened = vfs_.open(id);
+  EXPECT_EQ(read(id, opened->handle, 0, 5), "{\"ren");
+  Vfs next = make(small_tree());
+  std::string out(1000, '?');
+  const auto rest = [&](uint64_t offset) {
+    return next.read(id, opened->handle, offset, std::as_writable_bytes(std::span(out)));
+  };
+  EXPECT_EQ(rest(5).error(), ESTALE) << "it says something else by now";
+  EXPECT_EQ(rest(1000).error(), ESTALE) << "nor is this an end of anything";
+  EXPECT_EQ(out, std::string(1000, '?'));
+  ASSERT_EQ(rest(0)->value(), 17u);
+  EXPECT_EQ(out.substr(0, 17), "{\"rendering\": 2}\n");
+  ASSERT_EQ(rest(5)->value(), 12u) << "whoever begins anew gets one text to its end";
+  EXPECT_EQ(out.substr(0, 12), "dering\": 2}\n");
+  EXPECT_EQ(rest(17)->value(), 0u);
+}
+
+TEST_F(VfsTest, AListingGoesOnInTheNextProcess) {
+  Vfs next = make(small_tree());
+  for (const char* folder : {"", "base/tokenizer", ".weightfs/versions", ".weightfs/versions/base"}) {
+    const auto all = list(folder);
+    std::vector<std::string> names;
+    uint64_t offset = 0;
+    for (size_t i = 0; i < all.size(); ++i) {  // one name from each process in turn
+      const Vfs& vfs = i % 2 == 0 ? vfs_ : next;
+      EXPECT_EQ(vfs.readdir(walk(folder), offset,
+                            [&](const DirectoryEntry& entry) {
+                              names.emplace_back(entry.name);
+                              offset = entry.next_offset;
+                              return false;
+                            }),
+                0);
+    }
+    EXPECT_EQ(names, all);
+  }
+}
+
 TEST_F(VfsTest, SumsUpSizesForStatfs) {
   uint64_t bytes = 0;
   for (const auto& file : small_model()) bytes += file.size;
