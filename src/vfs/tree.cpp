@@ -13,6 +13,19 @@ constexpr auto kAtLeast = std::chrono::seconds(1);
 
 uint64_t add_saturating(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
 
+/// Takes `times` off a count, as many as there are; true when none is left.  None is ever taken off those that were
+/// there before we counted.
+bool take_off(std::atomic<int64_t>& count, uint64_t times) {
+  int64_t before = count.load(std::memory_order_relaxed);
+  int64_t after = 0;
+  do {
+    const int64_t least = before >= Tree::kInherited ? Tree::kInherited : 0;
+    const auto counted = static_cast<uint64_t>(before - least);
+    after = before - static_cast<int64_t>(std::min(times, counted));
+  } while (!count.compare_exchange_weak(before, after, std::memory_order_relaxed));
+  return after == 0;
+}
+
 }  // namespace
 
 Tree::Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes) : table(std::move(nodes)), reader(std::move(bytes)) {
@@ -36,6 +49,12 @@ Tree::Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes) : table(std::move
     total_files += versions[i].entries->size();
     known.push_back(std::make_shared<std::atomic<int64_t>>(0));
   }
+}
+
+Trees::Trees(std::shared_ptr<Tree> first, Clock clock, bool inherited)
+    : clock_(std::move(clock)), current_(std::move(first)) {
+  if (!inherited) return;
+  for (const auto& known : current_->known) known->store(Tree::kInherited);
 }
 
 std::shared_ptr<const Tree> Trees::current() const {
@@ -110,10 +129,7 @@ void Trees::forget(NodeId id, uint64_t times) {
   bool last = false;
   {
     const std::shared_lock lock(mutex_);
-    if (auto* const count = count_of(id)) {
-      const auto given_back = static_cast<int64_t>(std::min<uint64_t>(times, INT64_MAX));
-      last = count->fetch_sub(given_back, std::memory_order_relaxed) <= given_back && !former_.empty();
-    }
+    if (auto* const count = count_of(id)) last = take_off(*count, times) && !former_.empty();
   }
   if (!last) return;
   const std::unique_lock lock(mutex_);

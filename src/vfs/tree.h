@@ -26,8 +26,10 @@ struct Tree {
   int64_t newest_mtime_ns = 0;
   uint64_t total_bytes = 0;
   uint64_t total_files = 0;
-  /// By version: how often the kernel knows nodes of it.  Trees that have the same version share the count.
+  /// By version: how often the kernel knows nodes of it; from kInherited on, for ever.  Trees that have the same
+  /// version share the count.
   std::vector<std::shared_ptr<std::atomic<int64_t>>> known;
+  static constexpr int64_t kInherited = int64_t{1} << 62;
 };
 
 /// The tree that is shown, and former ones for as long as the kernel knows nodes that only they have.  Thread-safe.
@@ -36,9 +38,11 @@ class Trees {
   using TimePoint = std::chrono::steady_clock::time_point;
   using Clock = std::function<TimePoint()>;
 
+  /// `inherited`: the kernel knows nodes of `first` from a former process, nobody can tell how often.  They are found
+  /// for ever then, whatever is given back; so each of its versions keeps a tree alive once it has left.
   explicit Trees(
-      std::shared_ptr<Tree> first, Clock clock = [] { return std::chrono::steady_clock::now(); })
-      : clock_(std::move(clock)), current_(std::move(first)) {}
+      std::shared_ptr<Tree> first, Clock clock = [] { return std::chrono::steady_clock::now(); },
+      bool inherited = false);
 
   std::shared_ptr<const Tree> current() const;
   /// The newest tree that has the node; null when none has.
@@ -47,7 +51,7 @@ class Trees {
   std::vector<std::string> show(std::shared_ptr<Tree> next);
 
   void looked_up(NodeId id);
-  /// More than were counted (by an earlier process) are no error.
+  /// More than were counted are no error.
   void forget(NodeId id, uint64_t times);
 
   size_t former_count() const;

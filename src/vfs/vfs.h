@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/bytes.h"
+#include "common/keeper.h"
 #include "common/result.h"
 #include "io/files.h"
 #include "vfs/control_handles.h"
@@ -82,16 +83,27 @@ struct VfsOptions {
   gid_t group = 0;
   /// How long one process tree gets the same answer from `latest`; 0: always the newest.
   std::chrono::milliseconds pin_grace{0};
+  /// The kernel knows nodes of the first tree that a former process gave it.  It is not known which ones, and the
+  /// kernel gives back more than this process will have counted: so versions of that tree are served until the mount
+  /// ends, those that leave it too, and what they need is held as long.  There are no more of them than it shows at
+  /// first.
+  bool inherited = false;
+  /// Where a process that takes this one's place shall find the pins; null: nowhere.
+  std::shared_ptr<Keeper> keeper = nullptr;
 };
 
 /// The virtual tree: nodes, attributes, folders, reads.  Thread-safe.
 ///
 /// Knows nothing of safetensors or FUSE.  Everything but read() answers from memory; what
-/// `latest` is to a caller takes a look into /proc.  Handles carry no
-/// state that a new process could not make up for.
+/// `latest` is to a caller takes a look into /proc.  A process that takes this one's place
+/// goes on with its nodes and its positions in folders; of its handles, only control files that
+/// were read in part cannot be read on.
 class Vfs {
  public:
   Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<ControlFiles> control, VfsOptions options);
+
+  /// Takes over what a former process kept under "pin/"; before the first request.
+  void restore_pins(const std::vector<Kept>& records) { pins_.restore(records); }
 
   /// Shows another tree from now on, all of it at once.  Nodes of versions that it lacks are served on for as long as
   /// the kernel knows them.  Returns the names in the root that no longer mean what they meant.

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "support/fake_tree.h"
+#include "unit/support/fake_keeper.h"
 #include "vfs/tree.h"
 #include "vfs/vfs.h"
 
@@ -154,6 +155,92 @@ TEST_F(TreesTest, MoreIsForgottenThanWasCounted) {
   EXPECT_EQ(trees.former_count(), 0u);
 }
 
+TEST_F(TreesTest, MoreThatIsForgottenIsNotOwedLater) {
+  const auto first = made({"v1"});
+  Trees trees(first, clock_);
+  const NodeId id = id_in(*first, "v1");
+  for (int i = 0; i < 5; ++i) trees.forget(id, i % 2 == 0 ? UINT64_MAX : uint64_t{INT64_MAX});
+  trees.looked_up(id);
+  trees.show(made({"v2"}));
+  a_second();
+  trees.show(made({"v2"}));
+  Node node;
+  EXPECT_EQ(trees.find(id, node), first) << "the kernel knows it";
+  trees.forget(id, 1);
+  EXPECT_EQ(trees.find(id, node), nullptr);
+}
+
+TEST_F(TreesTest, InheritedVersionsAreFoundForEver) {
+  const auto first = made({"v1", "v2"});
+  Trees trees(first, clock_, true);
+  const NodeId gone = id_in(*first, "v1", 3);
+  EXPECT_THAT(trees.show(made({"v2", "v3"})), ElementsAre("v1"));
+  a_second();
+  trees.show(made({"v2", "v3", "v4"}));
+  Node node;
+  EXPECT_EQ(trees.find(gone, node), first) << "nothing was looked up here, but the kernel may know it";
+  EXPECT_EQ(node.entry, 3u);
+  trees.show(made({"v4"}));
+  a_second();
+  trees.show(made({"v4"}));
+  EXPECT_NE(trees.find(id_in(*first, "v2", 1), node), nullptr) << "it was there at first as well";
+  EXPECT_EQ(trees.former_count(), 2u);
+}
+
+TEST_F(TreesTest, WhateverIsForgottenOfInheritedVersions) {
+  const auto first = made({"v1"});
+  Trees trees(first, clock_, true);
+  const NodeId id = id_in(*first, "v1");
+  trees.looked_up(id);
+  for (const uint64_t times : {uint64_t{1}, uint64_t{1}, uint64_t{1} << 62, uint64_t{INT64_MAX}, UINT64_MAX}) {
+    trees.forget(id, times);
+    trees.forget(id, times);
+  }
+  trees.show(made({"v2"}));
+  a_second();
+  trees.show(made({"v1", "v2"}));
+  trees.forget(id, UINT64_MAX);
+  trees.show(made({"v2"}));
+  a_second();
+  for (int i = 0; i < 4; ++i) trees.forget(id, UINT64_MAX);
+  trees.show(made({"v2"}));
+  Node node;
+  EXPECT_NE(trees.find(id, node), nullptr) << "even once it has left, come back and left again";
+  EXPECT_LE(trees.former_count(), 1u);
+}
+
+TEST_F(TreesTest, WhatComesAfterInheritedVersionsIsCounted) {
+  Trees trees(made({"v1"}), clock_, true);
+  const auto second = made({"v1", "v2"});
+  trees.show(second);
+  const NodeId id = id_in(*second, "v2");
+  trees.looked_up(id);
+  trees.show(made({"v1", "v3"}));
+  a_second();
+  Node node;
+  EXPECT_NE(trees.find(id, node), nullptr);
+  trees.forget(id, 1);
+  EXPECT_EQ(trees.find(id, node), nullptr);
+  EXPECT_EQ(trees.former_count(), 0u);
+}
+
+TEST_F(TreesTest, ManyThreadsForgetInheritedNodes) {
+  const auto first = made({"v1"});
+  Trees trees(first, clock_, true);
+  const NodeId id = id_in(*first, "v1");
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 5000; ++round) {
+        trees.looked_up(id);
+        trees.forget(id, i == 0 ? UINT64_MAX : 1);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(first->known[1]->load(), Tree::kInherited);
+}
+
 TEST_F(TreesTest, ManyThreadsWhileTreesChange) {
   Trees trees(made({"v1"}), clock_);
   std::atomic<bool> stop{false};
@@ -261,6 +348,42 @@ TEST_F(Shown, WhoseVersionHasLeftIsPinnedToWhatItIsAnsweredThen) {
   show(*vfs, {"v2", "v3"});
   EXPECT_EQ(*vfs->readlink(NodeTable::kLatestId), "v2") << "it has begun to load that one";
   EXPECT_THAT(vfs->pinned(), ElementsAre(12u));
+}
+
+TEST_F(Shown, APinPassesOnToTheNextProcess) {
+  VfsOptions options;
+  options.pin_grace = std::chrono::hours(1);
+  options.keeper = std::make_shared<FakeKeeper>();
+  const auto& keeper = static_cast<FakeKeeper&>(*options.keeper);
+  const auto process = [&](const std::vector<std::string>& names) {
+    auto vfs = std::make_unique<Vfs>(table_of(names), std::make_unique<PatternReader>(),
+                                     std::make_unique<CountingControl>(), options);
+    vfs->restore_pins(keeper.all("pin/"));
+    return vfs;
+  };
+  EXPECT_EQ(*process({"v1"})->readlink(NodeTable::kLatestId), "v1");
+  auto vfs = process({"v1", "v2"});
+  EXPECT_THAT(vfs->pinned(), ElementsAre(11u));
+  EXPECT_EQ(*vfs->readlink(NodeTable::kLatestId), "v1");
+  vfs = process({"v2"});
+  EXPECT_EQ(*vfs->readlink(NodeTable::kLatestId), "v2") << "what it had is not shown any more";
+  EXPECT_EQ(*process({"v2", "v3"})->readlink(NodeTable::kLatestId), "v2");
+}
+
+TEST_F(Shown, AFileThatIsOpenIsReadOnInTheNextProcess) {
+  const auto before = vfs_of({"v1", "v2"});
+  const NodeId file = *before->lookup(*before->lookup(NodeTable::kRootId, "v1"), "config.json");
+  const auto opened = before->open(file);
+  VfsOptions options;
+  options.inherited = true;
+  Vfs vfs(table_of({"v1", "v2"}), std::make_unique<PatternReader>(), std::make_unique<CountingControl>(), options);
+  show(vfs, {"v2", "v3"});
+  vfs.forget(file, 5);
+  vfs.forget(file, UINT64_MAX);
+  std::string text(400, '?');
+  const auto count = vfs.read(file, opened->handle, 0, std::as_writable_bytes(std::span(text)));
+  ASSERT_TRUE(count);
+  EXPECT_EQ(count->value(), 321u);
 }
 
 class AttributeControl final : public ControlFiles {
