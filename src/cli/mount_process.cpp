@@ -154,7 +154,6 @@ Result<std::unique_ptr<MetricsExport>> open_metrics(const MountOptions& options,
   return MetricsExport::open(*options.metrics);
 }
 
-/// What was shown before us, the newest of which is the only one that a process may know that came after its start.
 std::vector<uint64_t> identities(const std::set<uint64_t>& set) { return {set.begin(), set.end()}; }
 
 /// Everything that one mount consists of.  Members that use others come after them.
@@ -238,7 +237,7 @@ class MountProcess {
     const SessionOptions session = session_options(options_, task_.mount_point);
     session_ = supervision_ == nullptr
                    ? TRY(Session::mount(vfs_, session))
-                   : TRY(Session::attach(vfs_, session, supervision_->link(), supervision_->orders()));
+                   : TRY(Session::attach(vfs_, session, supervision_->shared_link(), supervision_->orders()));
     return {};
   }
 
@@ -274,13 +273,13 @@ class MountProcess {
     session_->root_changed(vfs_->show(*std::move(table), engine_reader(serving->versions)));
   }
 
-  /// What has left the list is served on while somebody may have it open; for how long, only the kernel knows.
+  /// What has left the list is served on while somebody may have it open.
   void keep(ShownState state) {
     if (supervision_ == nullptr) return;
-    for (const uint64_t identity : shown_so_far_) {
-      if (!state.shown.contains(identity)) state.served.insert(identity);
+    for (const uint64_t identity : vfs_->gone()) state.served.insert(identity);
+    for (const auto& shown : report_->serving()->catalog.shown()) {  // some leave now
+      if (!state.shown.contains(shown.version().identity)) state.served.insert(shown.version().identity);
     }
-    shown_so_far_.insert(state.shown.begin(), state.shown.end());
     keep_state(*supervision_->keeper(), state);
   }
 
@@ -291,15 +290,16 @@ class MountProcess {
     report_->set_facts(facts, *session_);
     const std::string line = announce(first->catalog, facts);
     if (metrics_) metrics_->start([this] { return metrics_text(report_->metrics()); });
-    if (supervision_ != nullptr) serve_supervised(first, line);
+    if (supervision_ != nullptr) serve_supervised(first->catalog, line);
     if (following_) following_->start();
     if (!task_.notice.send()) ::kill(::getpid(), SIGTERM);
   }
 
-  void serve_supervised(const std::shared_ptr<const Serving>& first, const std::string& line) {
-    if (former_) shown_so_far_ = former_->served;
-    keep(following_ ? following_->shown_state() : state_of(first->catalog));
-    supervision_->beat([first] { return work_done(first->engine().status()); });
+  void serve_supervised(const Catalog& catalog, const std::string& line) {
+    keep(following_ ? following_->shown_state() : state_of(catalog));
+    // The process before us may not have come to telling the kernel; not on this thread, which serves.
+    supervision_->beat([this] { session_->root_changed(left_); },
+                       [this] { return work_done(report_->serving()->engine().status()); });
     supervision_->link().ready(line);
     if (!options_.foreground) close_standard_streams();
   }
@@ -313,7 +313,6 @@ class MountProcess {
   Supervision* const supervision_;
   std::optional<ShownState> former_;
   std::optional<uint64_t> former_advance_;
-  std::set<uint64_t> shown_so_far_;   // by us and by those before us
   std::vector<std::string> left_;     // names that the kernel may know and that are not listed any more
   std::unique_ptr<Follower> follower_;  // until following_ has it
   MountReport* report_ = nullptr;       // vfs_ owns it

@@ -63,8 +63,11 @@ std::optional<uint64_t> Supervision::former_advance() {
   return std::nullopt;
 }
 
-void Supervision::beat(std::function<uint64_t()> work) {
-  heart_ = std::thread([this, work = std::move(work)] { beat_until_the_end(work); });
+void Supervision::beat(std::function<void()> first, std::function<uint64_t()> work) {
+  heart_ = std::thread([this, first = std::move(first), work = std::move(work)] {
+    first();
+    beat_until_the_end(work);
+  });
 }
 
 void Supervision::beat_until_the_end(const std::function<uint64_t()>& work) {

@@ -31,6 +31,7 @@ class Supervision {
   Status take_orders(std::function<void()> stop);
   Orders& orders() { return orders_; }
   SupervisorLink& link() { return *link_; }
+  const std::shared_ptr<SupervisorLink>& shared_link() const { return link_; }
   std::shared_ptr<Keeper> keeper() const { return link_; }
 
   /// What the process before us has shown; nothing when there was none, or it did not get that far.
@@ -38,8 +39,9 @@ class Supervision {
   /// The version for which the process before us has begun to run the hook.
   std::optional<uint64_t> former_advance();
 
-  /// From now on the supervisor sees that we get on, while `work` grows or files of the source are waited for.
-  void beat(std::function<uint64_t()> work);
+  /// From now on the supervisor sees that we get on, while `work` grows or files of the source are waited for.  Both
+  /// are called on a thread of its own, `first` once.
+  void beat(std::function<void()> first, std::function<uint64_t()> work);
 
  private:
   void beat_until_the_end(const std::function<uint64_t()>& work);

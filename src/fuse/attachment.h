@@ -29,7 +29,6 @@ class Attachment {
  public:
   Attachment(SupervisorLink& link, Orders& orders);
 
-  SupervisorLink& link() const { return link_; }
   RequestGuard& guard() { return guard_; }
 
   /// For the thread that comes first: INIT.  All others wait here until open(); then nothing: read the device.

@@ -46,10 +46,14 @@ void log_from_libfuse(fuse_log_level level, const char* format, va_list argument
 }  // namespace
 
 struct Session::Impl : OpsContext {
+  explicit Impl(std::shared_ptr<SupervisorLink> supervisor = nullptr)
+      : OpsContext(supervisor), link(std::move(supervisor)) {}
+
+  const std::shared_ptr<SupervisorLink> link;  // null: the mount is ours
   SessionOptions options;
   std::string mount_id;
   fuse_session* session = nullptr;
-  std::unique_ptr<Attachment> attachment;  // null: the mount is ours
+  std::unique_ptr<Attachment> attachment;  // where there is a link
   std::function<void()> on_ready;
   std::atomic<uint64_t> init_request{0};  // its id, between its arrival and our answer
   std::atomic<bool> passthrough_offered{false};
@@ -74,7 +78,7 @@ struct Session::Impl : OpsContext {
 
   /// Unmounts; files that are open keep the connection alive.
   void take_down() const {
-    if (attachment && attachment->link().unmount()) return;
+    if (link && link->unmount()) return;
     if (mount_id.empty() || !still_mounted()) return;
     auto status = kernel_unmount(options.mount_point, Unmount::kPlain);
     if (!status && status.error().code == ErrorCode::kMountBusy) {
@@ -213,14 +217,13 @@ void Session::Impl::kernel_is_ready(int fd, bool use_passthrough) {
 
 /// What takes privileges, a supervisor does for us.
 Passthrough::Kernel Session::Impl::backing_of(int fd) const {
-  if (!attachment) return Passthrough::kernel_of(fd);
-  SupervisorLink& link = attachment->link();
-  return {[&link](int file) { return link.open_backing(file); }, [&link](int id) { link.close_backing(id); }};
+  if (!link) return Passthrough::kernel_of(fd);
+  return {[this](int file) { return link->open_backing(file); }, [this](int id) { link->close_backing(id); }};
 }
 
 ReadAhead Session::Impl::ask_for_read_ahead() const {
-  if (!attachment) return set_read_ahead(mount_id, options.read_ahead);
-  auto answer = attachment->link().set_read_ahead(options.read_ahead);
+  if (!link) return set_read_ahead(mount_id, options.read_ahead);
+  auto answer = link->set_read_ahead(options.read_ahead);
   return {answer.bytes, std::move(answer.problem)};
 }
 
@@ -307,14 +310,17 @@ Result<std::unique_ptr<Session>> Session::mount(std::shared_ptr<Vfs> vfs, const 
 }
 
 Result<std::unique_ptr<Session>> Session::attach(std::shared_ptr<Vfs> vfs, const SessionOptions& options,
-                                                 SupervisorLink& link, Orders& orders) {
-  auto impl = std::make_unique<Impl>();
+                                                 std::shared_ptr<SupervisorLink> link, Orders& orders) {
+  auto impl = std::make_unique<Impl>(link);
   impl->vfs = std::move(vfs);
   impl->options = options;
   impl->watch_streams();
   impl->mount_id = orders.mount_id;
   impl->negotiated.mounted_by = orders.mounted_by;
-  impl->attachment = std::make_unique<Attachment>(link, orders);
+  const auto opens = take_kept(orders.kept, inherited::kOfConnection);
+  const auto lend = [&](NodeId node) { return impl->vfs->lend(node); };
+  if (!orders.init_reply.empty()) impl->passthrough.restore(opens, lend);
+  impl->attachment = std::make_unique<Attachment>(*link, orders);
   RequestGuard::mark_crashes();
   TRY(impl->open_session(std::move(orders.device)));
   return std::unique_ptr<Session>(new Session(std::move(impl)));

@@ -67,10 +67,10 @@ class Session {
   static uint64_t reply_bytes(unsigned threads);
 
   static Result<std::unique_ptr<Session>> mount(std::shared_ptr<Vfs> vfs, const SessionOptions& options);
-  /// Serves a mount that `link`'s supervisor has made, in place of a process before us if there was one.  `link` must
-  /// outlive the session.  What `orders` says of the connection is used up; what was kept is left in it.
+  /// Serves a mount that `link`'s supervisor has made, in place of a process before us if there was one.  What `orders`
+  /// says of the connection and its open files is used up.
   static Result<std::unique_ptr<Session>> attach(std::shared_ptr<Vfs> vfs, const SessionOptions& options,
-                                                 SupervisorLink& link, Orders& orders);
+                                                 std::shared_ptr<SupervisorLink> link, Orders& orders);
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;

@@ -136,6 +136,17 @@ void Trees::forget(NodeId id, uint64_t times) {
   let_go();
 }
 
+std::vector<uint64_t> Trees::gone() const {
+  const std::shared_lock lock(mutex_);
+  std::vector<uint64_t> identities;
+  for (const Former& former : former_) {
+    for (const size_t version : former.gone) {
+      identities.push_back(former.tree->table.contents().versions[version].identity);
+    }
+  }
+  return identities;
+}
+
 size_t Trees::former_count() const {
   const std::shared_lock lock(mutex_);
   return former_.size();

@@ -55,6 +55,8 @@ class Trees {
   void forget(NodeId id, uint64_t times);
 
   size_t former_count() const;
+  /// Identities of versions that are not shown any more, and that the kernel may still know nodes of.
+  std::vector<uint64_t> gone() const;
 
  private:
   struct Former {

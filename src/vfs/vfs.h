@@ -108,6 +108,8 @@ class Vfs {
   /// Shows another tree from now on, all of it at once.  Nodes of versions that it lacks are served on for as long as
   /// the kernel knows them.  Returns the names in the root that no longer mean what they meant.
   std::vector<std::string> show(NodeTable table, std::unique_ptr<FileReader> reader);
+  /// The identities of versions that are not shown any more and that somebody may still have open.
+  std::vector<uint64_t> gone() const { return trees_.gone(); }
   /// The identities of versions that `latest` is pinned to for somebody.
   std::vector<uint64_t> pinned() { return pins_.pinned(); }
   /// How many process trees are.
