@@ -42,7 +42,7 @@ TEST_F(WarmKept, AVersionStaysWarm) {
   EXPECT_EQ(keeper_->kept(), 8u) << "is kept still, not again";
   EXPECT_EQ(keeper_->records().size(), 8u);
   EXPECT_EQ(engine_->warm_status(1).state, WarmState::kCold);
-  for (const size_t v : {1, 3, 6}) expect_right(v);
+  for (const size_t v : {1u, 3u, 6u}) expect_right(v);
   engine_->drop_warm(4);
   EXPECT_EQ(keeper_->records().size(), 6u);
   EXPECT_EQ(restart(), 6u) << "again and again";
@@ -51,7 +51,7 @@ TEST_F(WarmKept, AVersionStaysWarm) {
 
 TEST_F(WarmKept, OrdinalsMayBeOthers) {
   begin();
-  for (const size_t v : {1, 6}) warm(v);
+  for (const size_t v : {1u, 6u}) warm(v);
   engine_.reset();
   std::vector<Version> versions = snapshot_->versions();
   for (Version& version : versions) version.ordinal = *version.ordinal * 3;
@@ -60,7 +60,7 @@ TEST_F(WarmKept, OrdinalsMayBeOthers) {
   engine_ = std::make_unique<Engine>(snapshot_, options(kRoomy));
   EXPECT_EQ(engine_->adopt_warm(left()), 4u);
   EXPECT_EQ(warm_files(), 4u);
-  for (const size_t v : {3, 18}) {
+  for (const size_t v : {3u, 18u}) {
     EXPECT_EQ(engine_->warm_status(v).state, WarmState::kWarm);
     expect_right(v);
   }
@@ -94,7 +94,7 @@ TEST_F(WarmKept, WhatWasAdoptedIsNeverWrittenOver) {
   const std::string want = expected(1, 0);
   EXPECT_EQ(restart(room), 2u);
   const auto records = keeper_->records();  // as a pipe would hold it
-  for (const size_t v : {2, 3}) {
+  for (const size_t v : {2u, 3u}) {
     warm(v);
     EXPECT_TRUE(keeper_->forgot(kept));
     EXPECT_EQ(keeper_->records().size(), 2u);
@@ -110,14 +110,14 @@ TEST_F(WarmKept, WhatWasAdoptedIsNeverWrittenOver) {
 
 TEST_F(WarmKept, WhereThereIsNoRoomTheNewestStay) {
   begin();
-  for (const size_t v : {1, 2, 3}) warm(v);
+  for (const size_t v : {1u, 2u, 3u}) warm(v);
   const std::string oldest = key(1, 0);
   EXPECT_EQ(restart(room_for(2)), 4u);
   EXPECT_EQ(keeper_->records().size(), 4u);
   EXPECT_TRUE(keeper_->forgot(oldest));
   EXPECT_EQ(engine_->warm_status(1).state, WarmState::kCold);
-  for (const size_t v : {2, 3}) EXPECT_EQ(engine_->warm_status(v).state, WarmState::kWarm);
-  for (const size_t v : {1, 2, 3}) expect_right(v);
+  for (const size_t v : {2u, 3u}) EXPECT_EQ(engine_->warm_status(v).state, WarmState::kWarm);
+  for (const size_t v : {1u, 2u, 3u}) expect_right(v);
   EXPECT_EQ(restart(1u << 20), 0u);
   EXPECT_EQ(keeper_->count(), 0u);
   expect_right(3);

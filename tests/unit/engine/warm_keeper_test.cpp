@@ -21,11 +21,11 @@ using test::WarmKept;
 
 TEST_F(WarmKept, WhatIsReadyIsKeptAndWhatIsDroppedForgotten) {
   begin();
-  for (const size_t v : {1, 5, 7}) warm(v);
+  for (const size_t v : {1u, 5u, 7u}) warm(v);
   EXPECT_EQ(keeper_->count(), 6u);
   EXPECT_EQ(keeper_->kept(), 6u);
   std::set<std::string> keys;
-  for (const size_t v : {1, 5, 7}) {
+  for (const size_t v : {1u, 5u, 7u}) {
     for (size_t shard = 0; shard < 2; ++shard) keys.insert(key(v, shard));
   }
   EXPECT_EQ(keys.size(), 6u) << "each under a key of its own";
@@ -81,7 +81,7 @@ TEST_F(WarmKept, WhatIsKeptIsWhatIsReadyWhereverOneStops) {
   for (int i = 0; i < 60; ++i) {
     const size_t v = 1 + random_() % (count() - 1);
     ASSERT_TRUE(engine_->warm(v));
-    std::this_thread::sleep_for(std::chrono::microseconds(random_() % 3000));
+    std::this_thread::sleep_for(std::chrono::microseconds(random_() % 9000));
     if (random_() % 3 != 0) engine_->cancel_warming(v);
     settle(*engine_, v);
     if (random_() % 4 == 0) engine_->drop_warm(v);
