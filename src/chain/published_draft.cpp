@@ -72,9 +72,16 @@ Error PublishedFollower::why_not(const Candidate& candidate, bool same_number) {
                                      " had been admitted without it; it is shown after mounting again"};
 }
 
+/// True for another late step, behind the one that the draft begins with.  The line went on without it, so when it
+/// cannot be taken the draft does too.
+bool PublishedFollower::is_second_late(const Candidate& candidate) const {
+  return follows_late() && candidate.number > draft_->from && candidate.number < line_.back().version.number &&
+         entry_of(candidate) == nullptr;
+}
+
 /// The step that a draft begins with when it came late.  As long as it cannot be taken, the line goes on without it.
 std::optional<NextVersion> PublishedFollower::next_late() {
-  if (!draft_ || draft_->restart) return std::nullopt;
+  if (!follows_late()) return std::nullopt;
   if (!draft_->line.empty() && draft_->line.back().version.number >= draft_->from) return std::nullopt;
   auto all = candidates();
   std::erase_if(all, [&](const Candidate* candidate) { return candidate->number != draft_->from; });

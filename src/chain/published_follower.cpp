@@ -167,7 +167,7 @@ std::optional<NextVersion> PublishedFollower::next_on(const Line& line,
     auto version = judge(candidate, previous, twice);
     beyond = pointed && candidate.name == *found_.pointer;
     if (!version) {
-      previous = {candidate.name, candidate.number, 0, false};
+      if (!is_second_late(candidate)) previous = {candidate.name, candidate.number, 0, false};
       continue;
     }
     const Item& item = items_.at(candidate.path);
@@ -218,7 +218,9 @@ std::optional<Version> PublishedFollower::judge(const Candidate& candidate, cons
 std::optional<Error> PublishedFollower::must_wait(const Candidate& candidate, Item& item, const Version& version,
                                                   const Link& previous) {
   const TimePoint now = options_.now();
-  if (found_.layout == Layout::kTrl && previous.number != 0 && has_gap(version, previous)) {
+  // What is only made anew after a late step has waited before; a full version must not overtake it.
+  const bool waited = follows_late() && entry_of(candidate) != nullptr;
+  if (found_.layout == Layout::kTrl && previous.number != 0 && has_gap(version, previous) && !waited) {
     const TimePoint until = gaps_.try_emplace(version.number, now).first->second + options_.gap_wait;
     if (now < until) {
       set_due(until);

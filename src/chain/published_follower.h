@@ -72,6 +72,8 @@ class PublishedFollower final : public Follower {
   std::optional<Draft> branch();
   bool may_come_late(const Candidate& candidate);
   Error why_not(const Candidate& candidate, bool same_number);
+  bool follows_late() const { return draft_ && !draft_->restart; }
+  bool is_second_late(const Candidate& candidate) const;
   std::optional<NextVersion> next_late();
   std::vector<const Candidate*> candidates();
   std::optional<NextVersion> next_on(const Line& line, const std::vector<const Candidate*>& candidates);

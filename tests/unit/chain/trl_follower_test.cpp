@@ -100,6 +100,42 @@ TEST_F(Trl, AGapThatIsFilledInTime) {
   EXPECT_THAT(of("3").version().warnings, IsEmpty());
 }
 
+TEST_F(Trl, WhatIsMadeAnewAfterALateStepHasWaitedBefore) {
+  follow_with_a_gap();
+  sparse(6);
+  look();
+  wait(11);
+  look();
+  anchor(7);
+  look();
+  ASSERT_THAT(shown(), ElementsAre("1", "2", "4", "6", "7*"));
+  sparse(3, "b");
+  look();
+  EXPECT_THAT(checked_, ElementsAre("3", "4", "6", "7"));
+  EXPECT_THAT(shown(), ElementsAre("1", "2", "3", "4", "6", "7*"));
+  EXPECT_THAT(made_of("6"), ElementsAre("1", "2", "3", "4", "6"));
+}
+
+TEST_F(Trl, ASecondLateStepThatIsDamagedTakesNothingAway) {
+  follow_with_a_gap();
+  sparse(6);
+  look();
+  wait(11);
+  look();
+  anchor(7);
+  write_file(step(5), "no header");
+  age(step(5));
+  sparse(3, "b");
+  look();
+  EXPECT_THAT(checked_, ElementsAre("3", "4", "6", "7"));
+  EXPECT_THAT(made_of("6"), ElementsAre("1", "2", "3", "4", "6"));
+  EXPECT_THAT(refused(), ElementsAre("5 safetensors.header_too_large"));
+  sparse(5, "b");
+  look();
+  EXPECT_THAT(shown(), ElementsAre("1", "2", "3", "4", "5", "6", "7*"));
+  EXPECT_THAT(made_of("6"), ElementsAre("1", "2", "3", "4", "5", "6"));
+}
+
 TEST_F(Trl, ALateStepMakesCorrectedVersions) {
   follow_with_a_gap();
   const Catalog::Shown before = of("4");
