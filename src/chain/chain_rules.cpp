@@ -86,9 +86,13 @@ std::optional<Error> chain_fault(Layout layout, Version& version, const Delta& d
   return layout == Layout::kTrl ? trl_fault(version, previous) : weight_v_fault(version, delta, previous);
 }
 
+uint64_t identity_on(const Link& previous, std::string_view name, const Delta& delta, bool full) {
+  const uint64_t own = mix_identity(xxh3_64(as_bytes(name)), delta.identity);
+  return mix_identity(full ? 0 : previous.identity, own);
+}
+
 void seal(Version& version, std::shared_ptr<const Delta> delta, const Link& previous) {
-  const uint64_t own = mix_identity(xxh3_64(as_bytes(version.name)), delta->identity);
-  version.identity = mix_identity(version.kind == VersionKind::kFull ? 0 : previous.identity, own);
+  version.identity = identity_on(previous, version.name, *delta, version.kind == VersionKind::kFull);
   version.delta = std::move(delta);
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "chain/discover.h"
@@ -34,6 +35,8 @@ Version describe(const Candidate& candidate, Error error);
 
 /// What the layout's rules say against a delta after `previous`; its parent is written into `version`.
 std::optional<Error> chain_fault(Layout layout, Version& version, const Delta& delta, const Link& previous);
+/// What a delta of that name would be identified by on top of `previous`; `full` says that it needs nothing below.
+uint64_t identity_on(const Link& previous, std::string_view name, const Delta& delta, bool full);
 /// Makes it an admitted version on top of `previous`.
 void seal(Version& version, std::shared_ptr<const Delta> delta, const Link& previous);
 Link link_to(const Version& version);

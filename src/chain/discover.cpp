@@ -178,6 +178,11 @@ std::optional<uint64_t> parse_numbered(std::string_view name, std::string_view p
   return parse_decimal(name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()), true);
 }
 
+Layout layout_of(std::string_view version) {
+  if (parse_numbered(version, kStep, "")) return Layout::kTrl;
+  return parse_numbered(version, kWeightVPrefix, "") ? Layout::kWeightV : Layout::kNone;
+}
+
 bool is_layout_name(std::string_view name) {
   return name == "anchors" || name == "deltas" || name == "updates" || name == "bucket" || name == "base" ||
          name == "latest" || parse_numbered(name, kWeightVPrefix, "").has_value();

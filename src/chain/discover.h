@@ -37,6 +37,9 @@ struct Discovery {
 /// "step_000012.safetensors" -> 12; "weight_v000007" -> 7.
 std::optional<uint64_t> parse_numbered(std::string_view name, std::string_view prefix, std::string_view suffix);
 
+/// The layout that names its versions so.
+Layout layout_of(std::string_view version);
+
 /// True for names in SOURCE's root that belong to a delta layout, not to a model that lies beside it.
 bool is_layout_name(std::string_view name);
 

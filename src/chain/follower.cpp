@@ -5,21 +5,26 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "chain/native_follower.h"
 #include "chain/published_follower.h"
+#include "chain/resume.h"
 #include "common/text.h"
 
 namespace weightfs {
 
 std::unique_ptr<Follower> Follower::make(const Files& files, const FollowOptions& options,
-                                         std::shared_ptr<const Snapshot> first) {
-  if (first->is_native()) return std::make_unique<NativeFollower>(files, options, std::move(first));
-  return std::make_unique<PublishedFollower>(files, options, std::move(first));
+                                         std::shared_ptr<const Snapshot> first, const ShownState* former) {
+  if (former != nullptr) first = restored(files, options.source, first, *former);
+  if (first->is_native()) return std::make_unique<NativeFollower>(files, options, std::move(first), former);
+  return std::make_unique<PublishedFollower>(files, options, std::move(first), former);
 }
 
-Follower::Follower(FollowOptions options, const std::shared_ptr<const Snapshot>& first)
-    : options_(std::move(options)), shown_(Catalog(first).shown()) {}
+Follower::Follower(FollowOptions options, const std::shared_ptr<const Snapshot>& first, const ShownState* former)
+    : options_(std::move(options)),
+      shown_((former != nullptr ? resumed(first, *former) : Catalog(first)).shown()),
+      as_before_(former != nullptr) {}
 
 void Follower::replace(const std::shared_ptr<const Snapshot>& snapshot,
                        const std::function<bool(const Version&)>& gone) {
@@ -54,11 +59,27 @@ std::optional<Error> Follower::base_fault(const ModelFolder& base) {
   return std::nullopt;
 }
 
+bool Follower::is_shown(size_t ordinal) const {
+  return std::any_of(shown_.begin(), shown_.end(), [&](const Catalog::Shown& s) { return s.ordinal == ordinal; });
+}
+
+ShownState Follower::state() const {
+  ShownState state;
+  state.accepted = accepted();
+  state.base = base_stamp(shown_.front().snapshot->base());
+  const size_t latest = this->latest();
+  for (const Catalog::Shown& shown : shown_) {
+    state.shown.insert(shown.version().identity);
+    if (shown.ordinal == latest) state.latest = shown.version().identity;
+  }
+  return state;
+}
+
 void Follower::set_due(FollowOptions::TimePoint at) { due_ = due_ ? std::min(*due_, at) : at; }
 
 Catalog Follower::catalog(const std::vector<uint64_t>& pinned) {
   const size_t latest = this->latest();
-  if (options_.keep) {
+  if (options_.keep && !std::exchange(as_before_, false)) {
     const size_t before = shown_.size();
     // The base does not count, and what is pinned stays besides.
     size_t surplus = before - 1 > *options_.keep ? before - 1 - *options_.keep : 0;

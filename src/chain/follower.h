@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "chain/catalog.h"
+#include "chain/shown_state.h"
 #include "chain/snapshot.h"
 #include "io/files.h"
 
@@ -48,9 +49,11 @@ struct NextVersion {
 /// files, until `keep`, a new run under the same name, or (native) `prune` takes it away.
 class Follower {
  public:
-  /// `first`: what open_source() gave for the same options.
+  /// `first`: what open_source() gave for the same options.  With `former` it begins where the follower of that process
+  /// was: with what that one showed, as far as it is still there, and all that it had not accepted is offered.  Then
+  /// `first` is restored() (chain/resume.h); a source may hold more than what is shown.
   static std::unique_ptr<Follower> make(const Files& files, const FollowOptions& options,
-                                        std::shared_ptr<const Snapshot> first);
+                                        std::shared_ptr<const Snapshot> first, const ShownState* former = nullptr);
   virtual ~Follower() = default;
   Follower(const Follower&) = delete;
   Follower& operator=(const Follower&) = delete;
@@ -66,8 +69,11 @@ class Follower {
   /// It is not offered again until its files change; after a failure that may pass, after `retry`.
   virtual void refuse(Error why) = 0;
 
-  /// What is to be shown.  `pinned`: identities of versions that stay, whatever `keep` says.
+  /// What is to be shown.  `pinned`: identities of versions that stay, whatever `keep` says.  After a start where
+  /// another process was, the first one is what that process showed: it knew who was pinned.
   Catalog catalog(const std::vector<uint64_t>& pinned);
+  /// For a successor: what is accepted and, since the last catalog(), shown.
+  ShownState state() const;
   /// Folders in which something may happen.
   virtual std::set<std::string> folders() const = 0;
   /// Why nothing is admitted at all at present.
@@ -76,7 +82,7 @@ class Follower {
   const std::optional<FollowOptions::TimePoint>& due() const { return due_; }
 
  protected:
-  Follower(FollowOptions options, const std::shared_ptr<const Snapshot>& first);
+  Follower(FollowOptions options, const std::shared_ptr<const Snapshot>& first, const ShownState* former);
 
   /// The snapshot that new versions belong to replaces the one before; `gone` tells of versions that it lacks whether
   /// they are shown no longer.
@@ -86,9 +92,12 @@ class Follower {
   static std::optional<Error> base_fault(const ModelFolder& base);
   void set_due(FollowOptions::TimePoint at);
   const std::vector<Catalog::Shown>& shown() const { return shown_; }
+  bool is_shown(size_t ordinal) const;
   /// Names the version that `latest` is, among what is shown.
   virtual size_t latest() const = 0;
   virtual std::vector<Version> refused() const = 0;
+  /// Identities of all that is not offered again as long as it stays as it is.
+  virtual std::set<uint64_t> accepted() const = 0;
   /// Versions left `shown`.
   virtual void dropped() {}
 
@@ -98,6 +107,7 @@ class Follower {
 
  private:
   std::vector<Catalog::Shown> shown_;  // by ordinal
+  bool as_before_ = false;             // what is shown is yet to be what another process showed
 };
 
 }  // namespace weightfs

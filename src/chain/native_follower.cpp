@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "chain/native_chain.h"
+#include "chain/resume.h"
 #include "chain/stamp.h"
 #include "common/text.h"
 
@@ -18,18 +19,23 @@ uint64_t manifest_stamp(const std::string& folder) {
 
 }  // namespace
 
-NativeFollower::NativeFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first)
-    : Follower(options, first),
+NativeFollower::NativeFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first,
+                               const ShownState* former)
+    : Follower(options, first, former),
       files_(files),
       base_folder_(first->state(0).links.empty() ? first->state(0).folder : nullptr),
       root_(first->state(0).version->manifest().digest),
       snapshot_(first),
       next_ordinal_(first->end_ordinal()),
       latest_(first->latest()) {
+  if (former != nullptr) latest_ = resumed(first, *former).latest().ordinal;
+  const bool same_base = former == nullptr || is_of_base(*first, *former);
   for (size_t ordinal = 0; ordinal < first->end_ordinal(); ++ordinal) {
-    ordinals_[first->admitted(ordinal).identity] = ordinal;
+    const uint64_t identity = first->admitted(ordinal).identity;
+    ordinals_[identity] = ordinal;
     order_.push_back(ordinal);
-    accepted_.insert(ordinal);
+    const bool accepted = former == nullptr || is_shown(ordinal) || former->accepted.contains(identity);
+    if (ordinal == 0 || (same_base && accepted)) accepted_.insert(ordinal);
     const auto& version = first->state(ordinal).version;
     items_.insert_or_assign(version->folder(), Item{0, manifest_stamp(version->folder()), options_.now(), version});
     there_.insert(version->manifest().name);
@@ -311,6 +317,14 @@ std::vector<Version> NativeFollower::refused() const {
         Error{ErrorCode::kDeltaIncomplete, quote(refused.back().path) + ": it is being checked"});
   }
   return refused;
+}
+
+std::set<uint64_t> NativeFollower::accepted() const {
+  std::set<uint64_t> identities;
+  for (const auto& [identity, ordinal] : ordinals_) {
+    if (accepted_.contains(ordinal)) identities.insert(identity);
+  }
+  return identities;
 }
 
 std::set<std::string> NativeFollower::folders() const {

@@ -19,7 +19,8 @@ namespace weightfs {
 /// when anything in it changes, all of it is put together anew, from what was opened before.
 class NativeFollower final : public Follower {
  public:
-  NativeFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first);
+  NativeFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first,
+                 const ShownState* former);
 
   void look(const Look& how) override;
   std::optional<NextVersion> next() override;
@@ -60,6 +61,7 @@ class NativeFollower final : public Follower {
   std::optional<size_t> parent_of(size_t ordinal) const;
   size_t latest() const override;
   std::vector<Version> refused() const override;
+  std::set<uint64_t> accepted() const override;
 
   const Files& files_;
   const std::shared_ptr<const ModelFolder> base_folder_;

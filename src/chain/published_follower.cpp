@@ -19,8 +19,8 @@
 namespace weightfs {
 
 PublishedFollower::PublishedFollower(const Files& files, const FollowOptions& options,
-                                     std::shared_ptr<const Snapshot> first)
-    : Follower(options, first),
+                                     std::shared_ptr<const Snapshot> first, const ShownState* former)
+    : Follower(options, first, former),
       files_(files),
       base_(first->shared_base()),
       base_version_(first->admitted(0)),
@@ -33,13 +33,31 @@ PublishedFollower::PublishedFollower(const Files& files, const FollowOptions& op
   for (size_t ordinal = 1; ordinal < first->end_ordinal(); ++ordinal) {
     const Version& version = first->admitted(ordinal);
     line_.push_back({version, stamp_of_path(version.path)});
-    has_first = has_first || (version.number == 1 && is_dense(*version.delta));
+    // An anchor that stood for all that the run had trained does the same for the first one, which may be gone.
+    has_first = has_first || (version.number == 1 && is_dense(*version.delta)) || version.kind == VersionKind::kFull;
     add_tensors(required_, *version.delta);
   }
   for (const Version& version : first->versions()) {
     if (!version.admitted()) refused_.push_back(version);
   }
   if (!has_first) required_.assign(required_.size(), true);
+  if (former == nullptr) return;
+  dropped();
+  pass_over(*former);
+}
+
+/// What the former process had let go may lie there without what it builds on, so that it could not be restored.
+void PublishedFollower::pass_over(const ShownState& former) {
+  if (line_.empty() || line_.front().version.kind != VersionKind::kFull) return;
+  const Layout layout = layout_of(line_.front().version.name);
+  std::erase_if(refused_, [&](const Version& version) {
+    if (version.number >= line_.front().version.number || layout_of(version.name) != layout) return false;
+    const Candidate candidate{version.name, version.path, version.number, version.mtime_ns};
+    const auto delta = open_candidate(files_, layout, candidate, names_, options_.source.verify);
+    if (!delta || !former.accepted.contains(delta->identity)) return false;
+    passed_[version.path] = {stamp_of_path(version.path), delta->identity, delta->identity};
+    return true;
+  });
 }
 
 void PublishedFollower::look(const Look& how) {
@@ -107,7 +125,7 @@ bool PublishedFollower::is_known(const Candidate& candidate) const {
   const Entry* const entry = entry_of(candidate);
   if (entry != nullptr && entry->version.path == candidate.path && entry->stamp == stamp) return true;
   const auto passed = passed_.find(candidate.path);
-  return passed != passed_.end() && passed->second == stamp;
+  return passed != passed_.end() && passed->second.stamp == stamp;
 }
 
 std::optional<NextVersion> PublishedFollower::next() {
@@ -328,13 +346,27 @@ void PublishedFollower::dropped() {
                              [&](const Entry& e) { return *e.version.ordinal == shown_first->ordinal; });
   if (needed == line_.end()) return;
   while (needed != line_.begin() && needed->version.kind != VersionKind::kFull) --needed;
-  for (auto entry = line_.begin(); entry != needed; ++entry) passed_[entry->version.path] = entry->stamp;
+  for (auto entry = line_.begin(); entry != needed; ++entry) {
+    passed_[entry->version.path] = {entry->stamp, entry->version.identity, entry->version.delta->identity};
+  }
   line_.erase(line_.begin(), needed);
 }
 
-size_t PublishedFollower::latest() const { return line_.empty() ? 0 : *line_.back().version.ordinal; }
+/// The end of the line.  After a start where a former process was, that may not be shown: then the newest that is.
+size_t PublishedFollower::latest() const {
+  const auto newest =
+      std::find_if(line_.rbegin(), line_.rend(), [&](const Entry& e) { return is_shown(*e.version.ordinal); });
+  return newest == line_.rend() ? 0 : *newest->version.ordinal;
+}
 
 std::vector<Version> PublishedFollower::refused() const { return refused_; }
+
+std::set<uint64_t> PublishedFollower::accepted() const {
+  std::set<uint64_t> identities{base_version_.identity};
+  for (const Entry& entry : line_) identities.insert(entry.version.identity);
+  for (const auto& [path, passed] : passed_) identities.insert({passed.identity, passed.content});
+  return identities;
+}
 
 std::set<std::string> PublishedFollower::folders() const {
   const std::string& source = options_.source.source;

@@ -22,7 +22,8 @@ namespace weightfs {
 /// of the first as soon as it has got far enough.
 class PublishedFollower final : public Follower {
  public:
-  PublishedFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first);
+  PublishedFollower(const Files& files, const FollowOptions& options, std::shared_ptr<const Snapshot> first,
+                    const ShownState* former);
 
   void look(const Look& how) override;
   std::optional<NextVersion> next() override;
@@ -55,6 +56,12 @@ class PublishedFollower final : public Follower {
     uint64_t stamp = 0;
   };
   using Line = std::vector<Entry>;
+  /// A version that the line needs no longer.
+  struct Passed {
+    uint64_t stamp = 0;
+    uint64_t identity = 0;
+    uint64_t content = 0;  ///< identity of its files alone
+  };
   /// A line that branches off the present one.  It takes that one's place when it reaches the same number, and, where
   /// the trainer has started anew, also when nothing follows any more.
   struct Draft {
@@ -63,6 +70,7 @@ class PublishedFollower final : public Follower {
     Line line;
   };
 
+  void pass_over(const ShownState& former);
   void take_stamps(const Look& how);
   bool renew(const Candidate& candidate, uint64_t stamp);
   bool is_settled(const Candidate& candidate, const Item& item) const;
@@ -89,14 +97,15 @@ class PublishedFollower final : public Follower {
   void dropped() override;
   size_t latest() const override;
   std::vector<Version> refused() const override;
+  std::set<uint64_t> accepted() const override;
 
   const Files& files_;
   const std::shared_ptr<const ModelFolder> base_;
   Version base_version_;
   const NameMap names_;
   Discovery found_;
-  std::map<std::string, Item> items_;       // by path
-  std::map<std::string, uint64_t> passed_;  // stamps by path: versions that the line needs no longer
+  std::map<std::string, Item> items_;     // by path
+  std::map<std::string, Passed> passed_;  // by path
   Line line_;
   std::optional<Draft> draft_;
   std::shared_ptr<const Snapshot> snapshot_;  // of line_

@@ -24,16 +24,33 @@ using Words = std::vector<std::string>;
 class FollowTest : public ::testing::Test {
  protected:
   void follow(const std::string& source, std::optional<size_t> keep = {}) {
-    FollowOptions options;
-    options.source = {source, {}, true};
-    options.keep = keep;
-    options.now = [this] { return now_; };
-    const auto first = open_source(files_, options.source);
+    options_.source = {source, {}, true};
+    options_.keep = keep;
+    options_.now = [this] { return now_; };
+    begin(nullptr);
+  }
+  /// What is there now is opened; `former`: what another process left.
+  void begin(const ShownState* former) {
+    const auto first = open_source(files_, options_.source);
     ASSERT_TRUE(first) << first.error().text();
-    follower_ = Follower::make(files_, options, *first);
+    follower_ = Follower::make(files_, options_, *first, former);
     catalog_.emplace(follower_->catalog({}));
+    accepted_.clear();
     for (const auto& shown : catalog_->shown()) accepted_[shown.ordinal] = shown.version().identity;
   }
+  /// The process dies; what it leaves.
+  std::string die() {
+    std::string left = follower_->state().to_text();
+    follower_.reset();
+    return left;
+  }
+  /// Another process takes its place.
+  void resume(const std::string& left) {
+    const auto former = ShownState::parse(left);
+    ASSERT_TRUE(former) << former.error().text();
+    begin(&*former);
+  }
+  void crash() { resume(die()); }
   void wait(double seconds) { now_ += std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000)); }
 
   /// What a mount does after something happened: everything new is checked, then shown.
@@ -103,6 +120,7 @@ class FollowTest : public ::testing::Test {
 
   TempFolder folder_{memory_path()};
   Files files_;
+  FollowOptions options_;
   FollowOptions::TimePoint now_ = std::chrono::steady_clock::now();
   std::unique_ptr<Follower> follower_;
   std::optional<Catalog> catalog_;
