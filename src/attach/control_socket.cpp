@@ -80,7 +80,7 @@ Result<std::string> ask_supervisor(const std::string& path, std::string_view req
   pollfd ready{socket.get(), POLLIN, 0};
   if (::poll(&ready, 1, static_cast<int>(limit.count())) <= 0) {
     return Error{ErrorCode::kMountFailed,
-                 fmt::format("the supervisor has not answered within {}", human_seconds(limit.count() / 1000.0))};
+                 fmt::format("the supervisor has not answered within {}", human_seconds(std::chrono::duration<double>(limit).count()))};
   }
   std::array<char, kMaxAnswer> answer{};
   const ssize_t got = ::recv(socket.get(), answer.data(), answer.size(), 0);

@@ -123,9 +123,11 @@ StreamPolicy stream_policy(std::string_view name) {
   return name == "memory" ? StreamPolicy::kMemory : StreamPolicy::kStore;
 }
 
+SourceOptions source_options(const MountOptions& options) { return {options.source, options.base, options.verify}; }
+
 FollowOptions follow_options(const MountOptions& options) {
   FollowOptions follow;
-  follow.source = {options.source, options.base, options.verify};
+  follow.source = source_options(options);
   if (options.follow.keep != 0) follow.keep = options.follow.keep;
   return follow;
 }
@@ -227,7 +229,6 @@ class MountProcess {
   void adopt_warm(Engine& engine) const {
     if (supervision_ == nullptr) return;
     auto records = take_kept(supervision_->orders().kept, "warm/");
-    if (!former_) return;  // of nobody knows which base
     const size_t offered = records.size();
     const size_t files = engine.adopt_warm(std::move(records));
     if (offered > 0) log::event(log::Level::kInfo, "warm.adopted", "{} of {} files", files, offered);
