@@ -19,6 +19,7 @@ constexpr const char* kMountInfo =
     "91 28 0:46 / /mnt/twice ro - fuse.weightfs /first ro\n"
     "92 91 0:47 / /mnt/twice ro - tmpfs tmpfs ro\n"
     "broken line\n"
+    "ninety 28 0:50 / /mnt/no-id ro - fuse.weightfs x ro\n"
     "93 28 0:48 / /mnt/unended\\04 ro - fuse.weightfs x ro\n"
     "94 28 0:49 / /mnt/nothing-after ro shared:2\n";
 
@@ -38,6 +39,26 @@ TEST(MountInfo, FindsTheTopmostMountOfAPath) {
   EXPECT_EQ(find_mount(mounts, "/mnt/twice")->fs_type, "tmpfs");
   EXPECT_EQ(find_mount(mounts, "/mnt"), nullptr);
   EXPECT_EQ(find_mount(mounts, "/mnt/twice/"), nullptr);
+}
+
+TEST(MountInfo, KnowsIdsAndParents) {
+  const auto mounts = parse_mount_info(kMountInfo);
+  const auto* mount = find_mount_by_id(mounts, 92);
+  ASSERT_NE(mount, nullptr);
+  EXPECT_EQ(mount->fs_type, "tmpfs");
+  EXPECT_EQ(mount->parent, 91u);
+  EXPECT_EQ(find_mount_by_id(mounts, 90)->parent, 28u);
+  EXPECT_EQ(find_mount_by_id(mounts, 1), nullptr) << "the parent of the root is no line";
+}
+
+TEST(AlreadyMounted, SaysWhatIsThere) {
+  const auto mounts = parse_mount_info(kMountInfo);
+  const Error ours = already_mounted(*find_mount_by_id(mounts, 91));
+  EXPECT_EQ(ours.code, ErrorCode::kMountBusy);
+  EXPECT_EQ(ours.message, "a weightfs is mounted on '/mnt/twice' already, showing '/first'");
+  const Error other = already_mounted(*find_mount_by_id(mounts, 92));
+  EXPECT_EQ(other.code, ErrorCode::kMountBusy);
+  EXPECT_EQ(other.message, "'/mnt/twice' is a mount point already ('tmpfs'); choose an empty folder");
 }
 
 TEST(MountInfo, OfThisProcessHasARoot) {
