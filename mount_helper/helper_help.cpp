@@ -40,7 +40,8 @@ Mount options of the daemon, as in 'weightfs mount -h' (an underscore does for a
   on-advance=COMMAND        metrics=ADDR:PORT|FILE    log-file=FILE
   log-level=trace|debug|info|warn|error|off
 
-In a value, write a comma as \, and a backslash as \\, or put the value in double quotes.
+Put a value that holds a comma in double quotes. Write a backslash in a value as \\, and a
+double quote as \".
 
 Example:
   mount -t weightfs -o base=models/Qwen3-0.6B,follow runs/7/bucket /mnt/qwen

@@ -82,7 +82,7 @@ void synchronise(int folder) {
 Status create(int folder, std::string_view text) {
   const Descriptor file(::openat(folder, kMarkerName, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kMode));
   if (!file) return write_error("create");
-  const Status written = write_whole(file.get(), text);
+  Status written = write_whole(file.get(), text);
   if (!written) ::unlinkat(folder, kMarkerName, 0);  // half a text helps nobody, and could not be told for ours
   return written;
 }

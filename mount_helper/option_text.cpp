@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taking `-o a,b=c,d="e,f"` apart.  What must stay true: there is one reading of a text, or it is refused.
 // A quote in the middle, an escape that means nothing here, or an odd character in a name could be read
-// in another way by mount(8), which looks at the same text before us; none of them gets through.
+// in another way by mount(8), which sorts the options before we see them; none of them gets through.  \, is the
+// exception: the mount(8) of util-linux 2.38 ends the option there and puts it together again, but takes out what
+// it knows: of base=/a\,ro,follow we see ro,base=/a\,follow.  So the help speaks of double quotes only.
 #include "option_text.h"
 
 #include <fmt/format.h>

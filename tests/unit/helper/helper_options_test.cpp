@@ -223,6 +223,29 @@ TEST(HelperOptions, GiveHelpAndVersion) {
   EXPECT_EQ(parse({"--", "-h", "-V"})->action, Action::kMount);
 }
 
+/// As recorded from the mount(8) of util-linux 2.38.1; in front stands what it was called with.
+TEST(HelperOptions, AreUnderstoodAsMountPassesThem) {
+  // -o 'follow,base="/a,b",ro,nosuid,user,x-foo=1,noatime'
+  const auto sorted = parse({"/s", "/m", "-o", "ro,nosuid,noatime,noexec,nodev,follow,base=\"/a,b\",user"});
+  ASSERT_TRUE(sorted) << sorted.error().message;
+  EXPECT_THAT(sorted->daemon_arguments, ElementsAre("--base=/a,b", "--follow"));
+  // -f -v -s -n -o 'allow_other,foo'
+  const auto letters = parse({"/s", "/m", "-s", "-f", "-n", "-v", "-o", "rw,allow_other,foo"});
+  ASSERT_TRUE(letters) << letters.error().message;
+  EXPECT_TRUE(letters->fake && letters->verbose && letters->allow_other);
+  // -o 'follow,on-advance="echo \"a b\", c"'
+  const auto quoted = parse({"/s", "/m", "-o", "rw,follow,on-advance=\"echo \\\"a b\\\", c\""});
+  ASSERT_TRUE(quoted) << quoted.error().message;
+  EXPECT_THAT(quoted->daemon_arguments, ElementsAre("--follow", "--on-advance=echo \"a b\", c"));
+  // -o 'base="/a\",suid"'; it takes \" for the end
+  expect_refused(parse({"/s", "/m", "-o", "rw,base=\"/a\\\""}), "its double quote is never closed");
+  // -N /proc/self/ns/mnt
+  expect_refused(parse({"/s", "/m", "-o", "rw", "-N", "/proc/735/fd/4"}), "-N is not supported");
+  // -o 'remount,follow' and -o 'users,exec,dev'
+  expect_refused(parse({"/s", "/m", "-o", "rw,remount,follow"}), "unmount it and mount it again");
+  expect_refused(parse({"/s", "/m", "-o", "rw,nosuid,users,exec,dev"}), "option 'exec': a weightfs is always mounted");
+}
+
 TEST(HelperOptions, DoNotHangOnOurOwnName) {
   for (const std::string& name : {""s, "umount"s, "-h"s, "--help"s, "umount.weightfs"s, "-o"s, "\n\x1B[2J"s, "-s"s}) {
     const Argv good = {name, "a", "b", "-o", "follow"};
