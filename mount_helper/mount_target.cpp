@@ -122,7 +122,7 @@ Result<MountTarget> MountTarget::open(const std::string& path, uid_t caller) {
   TRY(target.check_place());
   TRY(target.check_owner(caller));
   TRY(target.lock());
-  // Again: whoever held the lock before us may have mounted since.
+  // Only now: whoever held the lock before us may have mounted.
   const auto sight = TRY(look(target.folder_, target.mount_id_));
   if (sight.above) return already_mounted(*sight.above);
   return target;
@@ -141,7 +141,6 @@ Status MountTarget::check_place() const {
   }
   // The root of a mount: then there is one already, and the descriptor is of what it shows.
   if (is_mount_root(folder_) || mount->mount_point == sight.path) return already_mounted(*mount);
-  if (sight.above) return already_mounted(*sight.above);
   if (is_kernel_tree(*mount)) {
     return refused(path_, fmt::format("it lies in {}, which belongs to the kernel; choose an empty folder elsewhere",
                                       quote(mount->mount_point)));

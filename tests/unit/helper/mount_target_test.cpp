@@ -257,6 +257,19 @@ TEST_F(MountedTargetTest, DoesNotTakeAnotherMountForItsOwn) {
   expect_refused(target->find_mounted(), "nothing is mounted on '" + at("elsewhere"), ErrorCode::kMountFailed);
 }
 
+TEST_F(MountedTargetTest, DoesNotTakeAMountOnAFolderOfTheSamePathForItsOwn) {
+  const auto target = open("parent/inner");
+  const Unmounter clean(at("parent"));
+  ASSERT_EQ(mount_tmpfs(at("parent")), 0);  // hides the folder, which keeps its path
+  fs::create_directory(at("parent/inner"));
+  const SilentMount silent(at("parent/inner"));
+  if (!silent.mounted()) GTEST_SKIP() << "no FUSE here";
+  expect_refused(target->find_mounted(), "nothing is mounted on", ErrorCode::kMountFailed);
+  const SilentMount ours(target->proc_path());
+  ASSERT_TRUE(ours.mounted());
+  expect_refused(target->find_mounted(), "something else is mounted there too", ErrorCode::kMountFailed);
+}
+
 TEST_F(MountedTargetTest, SeesWhatIsMountedOnTop) {
   const auto target = open("empty");
   const SilentMount first(target->proc_path());
