@@ -41,7 +41,8 @@ bool can_resend(std::string_view init_request);
 bool is_over(int device);
 /// Whether the kernel has a request for whoever reads the device.
 bool has_requests(int device);
-/// Everybody who waits for an answer gets ENOTCONN.  What cannot be reached is left alone: closing the device does the same.
+/// Everybody who waits for an answer gets ENOTCONN.  What cannot be reached is left alone: closing the device does the
+/// same.
 void abort_connection(const std::string& id);
 
 }  // namespace weightfs::helper

@@ -30,8 +30,8 @@ constexpr auto kPatience = std::chrono::seconds(5);
 
 /// What a daemon, and hooks that it runs, may need to know; nothing that changes what code they run.
 constexpr std::array<std::string_view, 11> kEnvironment = {
-    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR", "ASAN_OPTIONS", "UBSAN_OPTIONS",
-    "TSAN_OPTIONS", "LSAN_OPTIONS"};
+    "PATH",         "HOME",          "LANG",         "LC_ALL",      "TZ", "TMPDIR", "XDG_RUNTIME_DIR",
+    "ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LSAN_OPTIONS"};
 
 std::vector<std::string> environment() {
   std::vector<std::string> entries;
@@ -95,15 +95,17 @@ std::filesystem::path own_folder() {
 
 Result<DaemonProgram> DaemonProgram::find() {
   const auto own = own_folder();
-  for (const auto& path : {own / "weightfs", own.parent_path() / "bin/weightfs", std::filesystem::path(WEIGHTFS_BINARY)}) {
+  for (const auto& path :
+       {own / "weightfs", own.parent_path() / "bin/weightfs", std::filesystem::path(WEIGHTFS_BINARY)}) {
     // Not below 3, where the daemon's channel goes.
     Descriptor opened(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!opened || ::access(path.c_str(), X_OK) != 0) continue;
     Descriptor file(::fcntl(opened.get(), F_DUPFD_CLOEXEC, DaemonProcess::kChannelInDaemon + 1));
     if (file) return DaemonProgram(std::move(file), path.string());
   }
-  return Error{ErrorCode::kMountFailed, fmt::format("there is no weightfs in {}, ../bin or {}; install both from one package",
-                                                    quote(own.string()), quote(WEIGHTFS_BINARY))};
+  return Error{ErrorCode::kMountFailed,
+               fmt::format("there is no weightfs in {}, ../bin or {}; install both from one package",
+                           quote(own.string()), quote(WEIGHTFS_BINARY))};
 }
 
 Result<std::unique_ptr<DaemonProcess>> DaemonProcess::start(const DaemonProgram& program,

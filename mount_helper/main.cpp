@@ -109,8 +109,9 @@ class Mounting {
     if (target_) supervisor.mount_point = target_->path();
     raise_descriptor_limit();
     be_spared();
-    const int status = Supervisor(std::move(supervisor), *std::move(program), tmpfs_for(run_as_), [&] { return connect(); },
-                                  [&](const std::string& line) { announce(line); })
+    const int status = Supervisor(
+                           std::move(supervisor), *std::move(program), tmpfs_for(run_as_), [&] { return connect(); },
+                           [&](const std::string& line) { announce(line); })
                            .run();
     tidy_up();
     return status;
@@ -170,7 +171,8 @@ int run(const std::vector<std::string>& arguments) {
     return kDoneStatus;
   }
   const auto target = options->foreground ? log::Target::kStderr : log::Target::kSyslog;
-  if (const Status logged = log::configure(log::Level::kInfo, target); !logged) return fail(logged.error(), kSystemStatus);
+  if (const Status logged = log::configure(log::Level::kInfo, target); !logged)
+    return fail(logged.error(), kSystemStatus);
   if (!options->foreground && !options->fake) {
     return run_in_background("mount.weightfs", kSystemStatus,
                              [&](ReadyNotice& notice) { return Mounting(*options, notice).run(); });

@@ -28,9 +28,8 @@ std::optional<std::string> OrderSocket::next() {
   if (!connection || !may_command(connection.get())) return std::nullopt;
   pollfd ready{connection.get(), POLLIN, 0};
   std::array<char, kMaxOrder> order{};
-  const ssize_t got = ::poll(&ready, 1, kPatience) > 0
-                          ? ::recv(connection.get(), order.data(), order.size(), MSG_DONTWAIT)
-                          : -1;
+  const ssize_t got =
+      ::poll(&ready, 1, kPatience) > 0 ? ::recv(connection.get(), order.data(), order.size(), MSG_DONTWAIT) : -1;
   if (got <= 0) return std::nullopt;
   std::string text(order.data(), static_cast<size_t>(got));
   if (asker_) {  // one that takes its time is being carried out

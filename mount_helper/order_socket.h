@@ -10,7 +10,8 @@
 
 namespace weightfs::helper {
 
-/// Where orders arrive; see attach/control_socket.h.  Thread-compatible; one order at a time, nobody can keep us waiting.
+/// Where orders arrive; see attach/control_socket.h.  Thread-compatible; one order at a time, nobody can keep us
+/// waiting.
 class OrderSocket {
  public:
   static Result<OrderSocket> open(const std::string& path);

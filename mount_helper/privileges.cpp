@@ -22,9 +22,9 @@ namespace weightfs::helper {
 namespace {
 
 /// Backing files and unmounting; signals to daemons of other users; starting them; marker and socket.
-constexpr std::initializer_list<unsigned> kNeeded = {
-    CAP_SYS_ADMIN,    CAP_KILL,  CAP_SETUID,          CAP_SETGID,      CAP_SETPCAP,
-    CAP_DAC_OVERRIDE, CAP_CHOWN, CAP_DAC_READ_SEARCH, CAP_SYS_RESOURCE};
+constexpr std::initializer_list<unsigned> kNeeded = {CAP_SYS_ADMIN,   CAP_KILL,         CAP_SETUID, CAP_SETGID,
+                                                     CAP_SETPCAP,     CAP_DAC_OVERRIDE, CAP_CHOWN,  CAP_DAC_READ_SEARCH,
+                                                     CAP_SYS_RESOURCE};
 
 constexpr uint64_t bit(unsigned capability) { return uint64_t{1} << capability; }
 

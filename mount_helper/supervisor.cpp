@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
 constexpr int kMountFailedStatus = 32;
-constexpr int kUsageStatus = 2;  // the daemon's
+constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
 constexpr auto kTick = std::chrono::milliseconds(500);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
@@ -91,8 +91,8 @@ void Supervisor::say_alive() {
 
 void Supervisor::start_next() {
   start_at_.reset();
-  auto started = DaemonProcess::start(wanted_program_ ? *wanted_program_ : program_, options_.daemon_arguments,
-                                      options_.run_as);
+  auto started =
+      DaemonProcess::start(wanted_program_ ? *wanted_program_ : program_, options_.daemon_arguments, options_.run_as);
   if (started) {
     next_ = *std::move(started);
   } else if (!serving_) {
@@ -204,12 +204,11 @@ bool Supervisor::hand_over(const DaemonProcess& daemon) {
   const auto say = [&](std::string_view key, std::string bytes, int file = -1) {
     return channel.send(inherit(key, std::move(bytes)), file);
   };
-  bool heard = say(inherited::kDevice, {}, connection_->device.get()) && say(inherited::kMountId, connection_->id) &&
-               say(inherited::kMountedBy, connection_->via) &&
-               say(inherited::kInitRequest, connection_->init_request) &&
-               say(inherited::kInitReply, connection_->init_reply) &&
-               say(inherited::kBoard, {}, daemon.memory_of_board()) &&
-               say(inherited::kRestarts, std::to_string(restarts_)) && say(inherited::kLastEnd, last_end_);
+  bool heard =
+      say(inherited::kDevice, {}, connection_->device.get()) && say(inherited::kMountId, connection_->id) &&
+      say(inherited::kMountedBy, connection_->via) && say(inherited::kInitRequest, connection_->init_request) &&
+      say(inherited::kInitReply, connection_->init_reply) && say(inherited::kBoard, {}, daemon.memory_of_board()) &&
+      say(inherited::kRestarts, std::to_string(restarts_)) && say(inherited::kLastEnd, last_end_);
   if (tmpfs_) heard = heard && say(inherited::kTmpfs, {}, tmpfs_.get());
   for (const auto& [unique, refuse] : suspects_.verdicts()) {
     const auto key = fmt::format("{}{}", inherited::kSuspectPrefix, unique);
@@ -231,8 +230,9 @@ void Supervisor::on_ready(const std::string& line) {
   const auto paused = std::chrono::duration<double>(Clock::now() - lost_at_).count();
   log::event(log::Level::kWarn, "daemon.restarted", "process {} serves; readers waited {}", serving_->id(),
              human_seconds(paused));
-  if (orders_) orders_->answer(fmt::format("restarted: process {} serves; readers waited {}", serving_->id(),
-                                           human_seconds(paused)));
+  if (orders_)
+    orders_->answer(
+        fmt::format("restarted: process {} serves; readers waited {}", serving_->id(), human_seconds(paused)));
 }
 
 /// A daemon that never served has ended.

@@ -35,8 +35,8 @@ struct SupervisorOptions {
 /// Keeps a mount served.  Holds the connection to the kernel and what daemons leave to one another; starts a daemon,
 /// and another one when that ends without having been told to.  One thread; knows nothing of models.
 ///
-/// The life of a mount: a daemon starts and looks at its source; when nothing stands against it the mount is made (after
-/// a crash: it is there); the daemon is given the connection and all that its predecessor has kept.
+/// The life of a mount: a daemon starts and looks at its source; when nothing stands against it the mount is made
+/// (after a crash: it is there); the daemon is given the connection and all that its predecessor has kept.
 class Supervisor {
  public:
   /// Makes the mount, when the first daemon is ready for it.
@@ -79,7 +79,7 @@ class Supervisor {
   void say_alive();
 
   const SupervisorOptions options_;
-  DaemonProgram program_;                       // of the daemon that serves
+  DaemonProgram program_;                        // of the daemon that serves
   std::optional<DaemonProgram> wanted_program_;  // of the one that is to take its place
   const Descriptor tmpfs_;
   const Connect connect_;
@@ -92,18 +92,18 @@ class Supervisor {
   Suspects suspects_;
   RestartLimit limit_;
   HangWatch hangs_;
-  Daemon next_;      // looks at the source
-  Daemon serving_;   // has the connection
+  Daemon next_;        // looks at the source
+  Daemon serving_;     // has the connection
   bool hung_ = false;  // serving_ was killed by us for that
   uint64_t restarts_ = 0;
   std::string last_end_;
   std::string failure_;  ///< what a daemon said when it ended by itself
   bool served_ = false;
   Clock::time_point said_alive_{};
-  Clock::time_point lost_at_{};  // when readers last began to wait for a daemon
+  Clock::time_point lost_at_{};                // when readers last began to wait for a daemon
   std::optional<Clock::time_point> start_at_;  // of the next daemon
   std::optional<Clock::time_point> stop_by_;   // when we are to end at the latest
-  std::optional<int> outcome_;  // exit status
+  std::optional<int> outcome_;                 // exit status
 };
 
 }  // namespace weightfs::helper

@@ -19,11 +19,11 @@ enum class EndKind {
 
 /// Which requests daemons die of.  Thread-compatible.
 ///
-/// A request is guilty of a crash when the thread that worked on it got the signal, and of a hang when it had been under
-/// way for the whole limit.  Otherwise, all that were under way are suspected only: with two suspicions a request is
-/// tried alone, and is guilty when the daemon ends once more while it is.  Twice guilty is refused.  So a request that
-/// crashes the daemon is answered with an error the third time, and none is for happening to be under way when somebody
-/// kills the daemon.
+/// A request is guilty of a crash when the thread that worked on it got the signal, and of a hang when it had been
+/// under way for the whole limit.  Otherwise, all that were under way are suspected only: with two suspicions a request
+/// is tried alone, and is guilty when the daemon ends once more while it is.  Twice guilty is refused.  So a request
+/// that crashes the daemon is answered with an error the third time, and none is for happening to be under way when
+/// somebody kills the daemon.
 class Suspects {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;

@@ -73,9 +73,10 @@ Result<std::pair<Channel, Channel>> Channel::make_pair() {
 bool Channel::send(const Message& message, int file) const {
   Header header{static_cast<uint32_t>(message.kind), static_cast<uint32_t>(message.key.size()), message.id,
                 message.number};
-  std::array<iovec, 3> parts{iovec{&header, sizeof header},
-                             iovec{const_cast<char*>(message.key.data()), message.key.size()},       // NOLINT: only read
-                             iovec{const_cast<char*>(message.bytes.data()), message.bytes.size()}};  // NOLINT: only read
+  std::array<iovec, 3> parts{
+      iovec{&header, sizeof header},
+      iovec{const_cast<char*>(message.key.data()), message.key.size()},       // NOLINT: only read
+      iovec{const_cast<char*>(message.bytes.data()), message.bytes.size()}};  // NOLINT: only read
   if (sizeof header + message.key.size() + message.bytes.size() > kMaxMessage) return false;
   msghdr packet{};
   packet.msg_iov = parts.data();

@@ -76,11 +76,12 @@ Result<std::string> ask_supervisor(const std::string& path, std::string_view req
   if (!socket || ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return cannot("reach the supervisor at", path);
   }
-  if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return cannot("ask the supervisor at", path);
+  if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0)
+    return cannot("ask the supervisor at", path);
   pollfd ready{socket.get(), POLLIN, 0};
   if (::poll(&ready, 1, static_cast<int>(limit.count())) <= 0) {
-    return Error{ErrorCode::kMountFailed,
-                 fmt::format("the supervisor has not answered within {}", human_seconds(std::chrono::duration<double>(limit).count()))};
+    return Error{ErrorCode::kMountFailed, fmt::format("the supervisor has not answered within {}",
+                                                      human_seconds(std::chrono::duration<double>(limit).count()))};
   }
   std::array<char, kMaxAnswer> answer{};
   const ssize_t got = ::recv(socket.get(), answer.data(), answer.size(), 0);

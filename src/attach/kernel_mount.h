@@ -16,8 +16,8 @@ struct MountRequest {
   std::string mount_point;  ///< real path
   std::string source;       ///< shown by mount(8) and in /proc/self/mountinfo
   bool allow_other = false;
-  std::string target{};         ///< for mount(2): names the same folder in a way that nobody can change; or empty
-  std::optional<unsigned> user{};   ///< whose mount it is; nothing: our real user
+  std::string target{};            ///< for mount(2): names the same folder in a way that nobody can change; or empty
+  std::optional<unsigned> user{};  ///< whose mount it is; nothing: our real user
   std::optional<unsigned> group{};
 };
 

@@ -156,8 +156,9 @@ Status check_apart(const std::string& mount_point, const std::vector<std::string
   for (const auto& other : kept_apart) {
     const bool within = is_inside(mount_point, other);
     if (!within && !is_inside(other, mount_point)) continue;
-    return Error{ErrorCode::kMountPoint, fmt::format("cannot mount on {}: it {} {}; choose an empty folder elsewhere",
-                                                     quote(mount_point), within ? "lies inside" : "contains", quote(other))};
+    return Error{ErrorCode::kMountPoint,
+                 fmt::format("cannot mount on {}: it {} {}; choose an empty folder elsewhere", quote(mount_point),
+                             within ? "lies inside" : "contains", quote(other))};
   }
   return {};
 }

@@ -41,8 +41,8 @@ Error already_mounted(const MountEntry& mount);
 /// True when `path` is `folder` or lies below it; both absolute and free of links.
 bool is_inside(std::string_view path, std::string_view folder);
 
-/// Refuses a mount point, a real path, that lies inside one of `kept_apart` or contains it: the mount would hide its own
-/// source, or read itself.  Looks at no file.
+/// Refuses a mount point, a real path, that lies inside one of `kept_apart` or contains it: the mount would hide its
+/// own source, or read itself.  Looks at no file.
 Status check_apart(const std::string& mount_point, const std::vector<std::string>& kept_apart);
 
 /// Checks a folder to mount on and returns its real path.  Refuses what is no folder, what is mounted

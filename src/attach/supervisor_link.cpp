@@ -14,9 +14,7 @@ namespace {
 constexpr auto kForever = std::chrono::milliseconds(-1);
 constexpr auto kAnswerLimit = std::chrono::seconds(5);
 
-Error unwanted() {
-  return {ErrorCode::kMountFailed, "the supervisor has ended; nothing is served"};
-}
+Error unwanted() { return {ErrorCode::kMountFailed, "the supervisor has ended; nothing is served"}; }
 
 Message message(Message::Kind kind, std::string_view bytes = {}) {
   Message made;

@@ -21,31 +21,31 @@ namespace weightfs {
 
 /// Names under which a supervisor hands over what is not another daemon's.
 namespace inherited {
-inline constexpr std::string_view kDevice = "mount/device";          ///< file: the connection to the kernel
-inline constexpr std::string_view kMountId = "mount/id";             ///< "MAJOR:MINOR"
-inline constexpr std::string_view kMountedBy = "mount/by";           ///< "mount(2)", "fusermount3" or "descriptor"
-inline constexpr std::string_view kInitRequest = "mount/init";       ///< the kernel's INIT
-inline constexpr std::string_view kInitReply = "mount/init-reply";   ///< what was answered to it; absent at first
-inline constexpr std::string_view kBoard = "mount/board";            ///< file: a FlightBoard's memory
-inline constexpr std::string_view kTmpfs = "mount/tmpfs";            ///< file: see detached_tmpfs()
-inline constexpr std::string_view kRestarts = "mount/restarts";      ///< decimal
-inline constexpr std::string_view kLastEnd = "mount/last-end";       ///< how the former daemon ended
-inline constexpr std::string_view kSuspectPrefix = "suspect/";       ///< + a request's number; bytes: kAlone or kRefuse
-inline constexpr std::string_view kAlone = "alone";                  ///< not together with another suspect
-inline constexpr std::string_view kRefuse = "refuse";                ///< answer EIO
-inline constexpr std::string_view kOfConnection = "open/";           ///< kept records that mean nothing for another mount
+inline constexpr std::string_view kDevice = "mount/device";         ///< file: the connection to the kernel
+inline constexpr std::string_view kMountId = "mount/id";            ///< "MAJOR:MINOR"
+inline constexpr std::string_view kMountedBy = "mount/by";          ///< "mount(2)", "fusermount3" or "descriptor"
+inline constexpr std::string_view kInitRequest = "mount/init";      ///< the kernel's INIT
+inline constexpr std::string_view kInitReply = "mount/init-reply";  ///< what was answered to it; absent at first
+inline constexpr std::string_view kBoard = "mount/board";           ///< file: a FlightBoard's memory
+inline constexpr std::string_view kTmpfs = "mount/tmpfs";           ///< file: see detached_tmpfs()
+inline constexpr std::string_view kRestarts = "mount/restarts";     ///< decimal
+inline constexpr std::string_view kLastEnd = "mount/last-end";      ///< how the former daemon ended
+inline constexpr std::string_view kSuspectPrefix = "suspect/";      ///< + a request's number; bytes: kAlone or kRefuse
+inline constexpr std::string_view kAlone = "alone";                 ///< not together with another suspect
+inline constexpr std::string_view kRefuse = "refuse";               ///< answer EIO
+inline constexpr std::string_view kOfConnection = "open/";  ///< kept records that mean nothing for another mount
 }  // namespace inherited
 
 /// What a supervisor wants served.
 struct Orders {
   Descriptor device;
-  Descriptor tmpfs;         ///< none: make one yourself
-  std::string mount_id;     ///< "MAJOR:MINOR"
+  Descriptor tmpfs;      ///< none: make one yourself
+  std::string mount_id;  ///< "MAJOR:MINOR"
   std::string mounted_by;
   std::string init_request;
-  std::string init_reply;   ///< empty: nobody has answered yet
+  std::string init_reply;  ///< empty: nobody has answered yet
   uint64_t restarts = 0;
-  std::string last_end;     ///< of the former daemon, for people; empty: there was none
+  std::string last_end;  ///< of the former daemon, for people; empty: there was none
   std::shared_ptr<FlightBoard> board;
   std::map<uint64_t, bool> suspects;  ///< requests that processes died of: true: not to be tried again
   std::vector<Kept> kept;             ///< by the former daemon

@@ -27,10 +27,10 @@ struct FollowingOptions {
   bool warm = true;          ///< decode a version into memory before it is shown, if there is room
   std::string hook_command;  ///< empty: none
   std::chrono::milliseconds hook_limit{300'000};
-  std::string mount_point;  ///< for the hook
-  bool verify = true;       ///< the engine compares digests
-  std::set<uint64_t> verified{};            ///< versions of which a process before us has compared every digest
-  std::optional<uint64_t> advanced{};       ///< the version for which it has begun to run the hook, if it had to
+  std::string mount_point;             ///< for the hook
+  bool verify = true;                  ///< the engine compares digests
+  std::set<uint64_t> verified{};       ///< versions of which a process before us has compared every digest
+  std::optional<uint64_t> advanced{};  ///< the version for which it has begun to run the hook, if it had to
 };
 
 /// Keeps a mount up with its source: waits for what is new, checks it, shows it.  Thread-safe; a thread of its own does

@@ -200,6 +200,10 @@ std::string metrics_text(const MountMetrics& metrics) {
       .sample({{"version", metrics.version}, {"isa", metrics.isa}}, 1);
   out.gauge("start_time_seconds", "When the process began to mount, in seconds since 1970.")
       .sample({}, metrics.started);
+  if (metrics.restarts) {
+    out.counter("restarts_total", "Daemons of this mount that ended and were replaced by mount.weightfs.")
+        .sample({}, *metrics.restarts);
+  }
   add_reading(out, metrics);
   add_requests(out, metrics);
   add_memory(out, metrics);

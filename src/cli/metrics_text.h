@@ -17,7 +17,8 @@ struct MountMetrics {
   std::string mount_point;
   std::string version;  ///< of weightfs
   std::string isa;
-  double started = 0;  ///< seconds since 1970
+  double started = 0;                  ///< seconds since 1970
+  std::optional<uint64_t> restarts{};  ///< nothing without a supervisor
   EngineStatus engine;
   uint64_t resident_bytes = 0;
   uint64_t source_reads = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// `weightfs mount`: from options to a mount that can be served (mount_process.h).  Order matters: paths are made absolute before the
-// daemon leaves its folder; signals are blocked and the allocator is set up before the first thread starts;
-// everything that can be refused is refused before the mount appears.
+// `weightfs mount`: from options to a mount that can be served (mount_process.h).  Order matters: paths are made
+// absolute before the daemon leaves its folder; signals are blocked and the allocator is set up before the first thread
+// starts; everything that can be refused is refused before the mount appears.
 #include "cli/mount_command.h"
 
 #include <fmt/format.h>
@@ -10,9 +10,9 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "attach/background.h"
 #include "attach/mount_point.h"
 #include "chain/snapshot.h"
-#include "attach/background.h"
 #include "cli/mount_process.h"
 #include "cli/supervision.h"
 #include "cli/terminal.h"

@@ -27,6 +27,7 @@ MountMetrics MountReport::metrics() {
   {
     const std::lock_guard lock(mutex_);
     metrics.mount_point = facts_.mount_point;
+    if (facts_.supervisor != 0) metrics.restarts = facts_.restarts;
     if (session_ != nullptr) {
       metrics.requests = session_->requests();
       metrics.internal_errors = session_->internal_errors();

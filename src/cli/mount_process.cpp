@@ -111,8 +111,8 @@ EngineOptions engine_options(const MountOptions& options, Supervision* supervisi
 }
 
 std::string announce(const Catalog& catalog, const MountFacts& facts) {
-  auto line = fmt::format("mounted {} versions of {} at {}; latest is {}", catalog.shown().size(),
-                                bare(facts.source), bare(facts.mount_point), bare(catalog.latest().version().name));
+  auto line = fmt::format("mounted {} versions of {} at {}; latest is {}", catalog.shown().size(), bare(facts.source),
+                          bare(facts.mount_point), bare(catalog.latest().version().name));
   fmt::print(stderr, "{}\n", line);
   log::write(log::Level::kInfo, "mount.ready", line);
   return line;
@@ -228,10 +228,7 @@ class MountProcess {
 
   void adopt_warm(Engine& engine) const {
     if (supervision_ == nullptr) return;
-    auto records = take_kept(supervision_->orders().kept, "warm/");
-    const size_t offered = records.size();
-    const size_t files = engine.adopt_warm(std::move(records));
-    if (offered > 0) log::event(log::Level::kInfo, "warm.adopted", "{} of {} files", files, offered);
+    engine.adopt_warm(take_kept(supervision_->orders().kept, "warm/"));
   }
 
   Status open_session() {
@@ -243,12 +240,9 @@ class MountProcess {
   }
 
   void follow() {
-    FollowingOptions following{milliseconds(options_.follow.poll),
-                               options_.follow.warm,
-                               options_.follow.on_advance,
-                               milliseconds(options_.follow.advance_limit),
-                               task_.mount_point,
-                               options_.verify};
+    FollowingOptions following{
+        milliseconds(options_.follow.poll),          options_.follow.warm, options_.follow.on_advance,
+        milliseconds(options_.follow.advance_limit), task_.mount_point,    options_.verify};
     if (former_) following.verified = former_->verified;
     following.advanced = former_advance_;
     Following::Actions actions;
@@ -286,9 +280,9 @@ class MountProcess {
 
   void on_ready() {
     const auto first = report_->serving();
-    const auto facts =
-        facts_of(options_, first->catalog, task_.mount_point, session_->negotiated(), supervision_);
+    const auto facts = facts_of(options_, first->catalog, task_.mount_point, session_->negotiated(), supervision_);
     report_->set_facts(facts, *session_);
+    if (supervision_ != nullptr) report_->set_supervisor([this] { return supervision_->link().is_alive(); });
     const std::string line = announce(first->catalog, facts);
     if (metrics_) metrics_->start([this] { return metrics_text(report_->metrics()); });
     if (supervision_ != nullptr) serve_supervised(first->catalog, line);
@@ -314,7 +308,7 @@ class MountProcess {
   Supervision* const supervision_;
   std::optional<ShownState> former_;
   std::optional<uint64_t> former_advance_;
-  std::vector<std::string> left_;     // names that the kernel may know and that are not listed any more
+  std::vector<std::string> left_;       // names that the kernel may know and that are not listed any more
   std::unique_ptr<Follower> follower_;  // until following_ has it
   MountReport* report_ = nullptr;       // vfs_ owns it
   std::shared_ptr<Vfs> vfs_;
@@ -331,7 +325,6 @@ std::string real_or_same(const std::string& path) {
   const auto real = path.empty() ? std::filesystem::path() : std::filesystem::canonical(path, error);
   return error || real.empty() ? path : real.string();
 }
-
 
 Status serve(const MountTask& task, std::shared_ptr<const Snapshot> snapshot) {
   return MountProcess(task).run(std::move(snapshot));

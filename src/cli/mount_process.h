@@ -26,7 +26,8 @@ struct MountTask {
 std::string real_or_same(const std::string& path);
 
 /// Mounts, or takes over the supervisor's mount, and serves until it is unmounted.  `snapshot`: all that the source has
-/// now; of what a process before us has shown, exactly that is shown at first.  Blocks signals; no thread may exist yet.
+/// now; of what a process before us has shown, exactly that is shown at first.  Blocks signals; no thread may exist
+/// yet.
 Status serve(const MountTask& task, std::shared_ptr<const Snapshot> snapshot);
 
 }  // namespace weightfs::cli

@@ -14,6 +14,11 @@ void MountReport::set_facts(MountFacts facts, const Session& session) {
   session_ = &session;
 }
 
+void MountReport::set_supervisor(std::function<bool()> lives) {
+  const std::lock_guard lock(mutex_);
+  supervisor_lives_ = std::move(lives);
+}
+
 void MountReport::set_serving(std::shared_ptr<const Serving> serving) {
   const std::lock_guard lock(mutex_);
   serving_ = std::move(serving);
@@ -33,6 +38,7 @@ std::shared_ptr<const Serving> MountReport::serving() const {
 MountFacts MountReport::facts() {
   const std::lock_guard lock(mutex_);
   if (session_ == nullptr) return facts_;
+  facts_.supervisor_lives = supervisor_lives_ && supervisor_lives_();
   PassthroughState passthrough = session_->passthrough();
   facts_.passthrough = std::move(passthrough.state);
   facts_.passthrough_open = passthrough.open_files;

@@ -26,6 +26,8 @@ class MountReport final : public ControlFiles {
 
   /// `session` must live as long as anybody asks.
   void set_facts(MountFacts facts, const Session& session);
+  /// `lives` tells whether the supervisor still does; it must live as long as anybody asks.
+  void set_supervisor(std::function<bool()> lives);
   /// From now on that is what is served.
   void set_serving(std::shared_ptr<const Serving> serving);
   /// Who follows the source tells how that goes; it must live as long as anybody asks, or take it back.
@@ -52,6 +54,7 @@ class MountReport final : public ControlFiles {
   MountFacts facts_;
   std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
   const Session* session_ = nullptr;
+  std::function<bool()> supervisor_lives_;
   std::mutex follow_mutex_;  // guards follow_, while it is asked too
   std::function<FollowState()> follow_;
 };

@@ -207,11 +207,11 @@ void declare_diff(CLI::App& root, Options& options) {
 
 const std::vector<std::pair<std::string, Command>>& command_names() {
   static const std::vector<std::pair<std::string, Command>> kNames = {
-      {"mount", Command::kMount},   {"umount", Command::kUmount}, {"restart", Command::kRestart}, {"status", Command::kStatus},
-      {"warm", Command::kWarm},     {"log", Command::kLog},       {"show", Command::kShow},
-      {"verify", Command::kVerify}, {"export", Command::kExport}, {"init", Command::kInit},
-      {"commit", Command::kCommit}, {"import", Command::kImport}, {"squash", Command::kSquash},
-      {"prune", Command::kPrune},   {"diff", Command::kDiff},
+      {"mount", Command::kMount},   {"umount", Command::kUmount}, {"restart", Command::kRestart},
+      {"status", Command::kStatus}, {"warm", Command::kWarm},     {"log", Command::kLog},
+      {"show", Command::kShow},     {"verify", Command::kVerify}, {"export", Command::kExport},
+      {"init", Command::kInit},     {"commit", Command::kCommit}, {"import", Command::kImport},
+      {"squash", Command::kSquash}, {"prune", Command::kPrune},   {"diff", Command::kDiff},
   };
   return kNames;
 }

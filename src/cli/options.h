@@ -13,7 +13,8 @@ namespace weightfs::cli {
 
 enum class Command {
   kMount,
-  kUmount, kRestart,
+  kUmount,
+  kRestart,
   kLog,
   kShow,
   kVerify,

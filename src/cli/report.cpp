@@ -356,7 +356,10 @@ namespace {
 /// Null for a mount that nobody watches over.
 Json supervisor_object(const MountFacts& facts) {
   if (facts.supervisor == 0) return nullptr;
-  return {{"pid", facts.supervisor}, {"restarts", facts.restarts}, {"last_end", facts.last_end}};
+  return {{"pid", facts.supervisor},
+          {"alive", facts.supervisor_lives},
+          {"restarts", facts.restarts},
+          {"last_end", facts.last_end}};
 }
 
 }  // namespace

@@ -24,9 +24,10 @@ struct MountFacts {
   std::string base;         ///< absolute path
   std::string mount_point;  ///< absolute path
   std::string started_at;   ///< utc_text() of the moment at which the mount was ready
-  int supervisor = 0;       ///< process that starts us again; 0: there is none
-  uint64_t restarts = 0;    ///< that it has made
-  std::string last_end;     ///< how the process before us ended; empty: there was none
+  int supervisor = 0;       ///< process that starts us again; 0: there never was one
+  bool supervisor_lives = false;
+  uint64_t restarts = 0;  ///< that it has made
+  std::string last_end;   ///< how the process before us ended; empty: there was none
   bool allow_other = false;
   bool verify = true;
   std::string protocol;  ///< FUSE protocol that was negotiated, e.g. "7.40"

@@ -66,6 +66,9 @@ class StatusPrinter {
     const auto& supervisor = object_of(status_, "supervisor");
     const uint64_t pid = number_of(supervisor, "pid").value_or(0);
     if (pid == 0) return {};
+    if (!flag_of(supervisor, "alive")) {
+      return fmt::format("none any more: process {} has ended, and nobody restarts the daemon", pid);
+    }
     const uint64_t restarts = number_of(supervisor, "restarts").value_or(0);
     if (restarts == 0) return fmt::format("pid {}", pid);
     return fmt::format("pid {}; has restarted the daemon {} {}, the last one {}", pid, grouped(restarts),

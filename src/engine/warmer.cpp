@@ -263,7 +263,7 @@ size_t Warmer::adopt(const Filler& source, std::vector<Kept> kept) {
       keeper_.forget(record.key);
     }
   }
-  log::event(log::Level::kInfo, "warm.adopted", "{} files", adopted);
+  if (!left.empty()) log::event(log::Level::kInfo, "warm.adopted", "{} files", adopted);
   return adopted;
 }
 

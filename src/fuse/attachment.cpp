@@ -53,8 +53,9 @@ bool Attachment::answer(int device, std::span<const iovec> parts) {
     const std::lock_guard lock(mutex_);
     resumes_ = sent < 0;
   } else if (reply != former_reply_) {
-    fail("this version of weightfs agrees on something else with the kernel than the one that made the mount; "
-         "unmount and mount again");
+    fail(
+        "this version of weightfs agrees on something else with the kernel than the one that made the mount; "
+        "unmount and mount again");
     return false;
   } else {
     const std::lock_guard lock(mutex_);

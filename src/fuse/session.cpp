@@ -20,8 +20,8 @@
 #include <span>
 #include <thread>
 
-#include "attach/mount_point.h"
 #include "attach/kernel_mount.h"
+#include "attach/mount_point.h"
 #include "attach/read_ahead.h"
 #include "common/log.h"
 #include "common/text.h"

@@ -46,13 +46,14 @@ class FollowingTest : public ::testing::Test {
     ASSERT_NE(first, nullptr);
     serving_ = serve_all(Catalog(first), std::make_shared<Engine>(first, EngineOptions{memory, 2, true}));
     Following::Actions actions;
-    actions.show = [this](const std::shared_ptr<const Serving>& serving) {
+    actions.show = [this](const std::shared_ptr<const Serving>& serving, const ShownState& state) {
       const std::lock_guard lock(mutex_);
       if (throws_ > 0) {
         --throws_;
         throw std::runtime_error("the test says so");
       }
       serving_ = serving;
+      state_ = state;
       ++shows_;
       changed_.notify_all();
     };
@@ -106,6 +107,7 @@ class FollowingTest : public ::testing::Test {
   std::mutex mutex_;  // guards the next four
   std::condition_variable changed_;
   std::shared_ptr<const Serving> serving_;
+  ShownState state_;  // for a successor, as of the last show
   size_t shows_ = 0;
   int throws_ = 0;
   std::unique_ptr<Following> following_;

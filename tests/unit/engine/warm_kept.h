@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "unit/engine/warm_run.h"
 #include "unit/engine/checking_keeper.h"
+#include "unit/engine/warm_run.h"
 
 namespace weightfs::test {
 

@@ -6,8 +6,8 @@
 #include <random>
 
 #include "support/made_store.h"
-#include "unit/engine/warm_run.h"
 #include "unit/engine/checking_keeper.h"
+#include "unit/engine/warm_run.h"
 
 namespace weightfs {
 namespace {
