@@ -14,6 +14,7 @@
 #include "attach/backing_file.h"
 #include "attach/control_socket.h"
 #include "attach/kernel_mount.h"
+#include "attach/mount_point.h"
 #include "attach/read_ahead.h"
 #include "attach/supervisor_link.h"
 #include "common/log.h"
@@ -345,6 +346,13 @@ void Supervisor::begin_stop() {
   serving_->channel().send(stop);
 }
 
+/// What is mounted over us is not ours to take away.
+bool Supervisor::is_on_top() const {
+  const auto mounts = read_mount_info();
+  const auto* const top = mounts ? find_mount(*mounts, options_.mount_point) : nullptr;
+  return top != nullptr && top->device == connection_->id;
+}
+
 /// The daemon was asked to end, by us or by somebody else.
 void Supervisor::on_ending() {
   if (!stop_by_) stop_by_ = Clock::now() + options_.patience + kGrace;
@@ -352,7 +360,7 @@ void Supervisor::on_ending() {
 }
 
 void Supervisor::take_name_away() {
-  if (options_.mount_point.empty() || !connection_) return;
+  if (options_.mount_point.empty() || !connection_ || !is_on_top()) return;
   auto status = kernel_unmount(options_.mount_point, Unmount::kPlain);
   if (!status && status.error().code == ErrorCode::kMountBusy) {
     log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options_.mount_point));

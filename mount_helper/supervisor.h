@@ -73,6 +73,7 @@ class Supervisor {
   void check_progress();
   void begin_stop();
   void on_ending();
+  bool is_on_top() const;
   void take_name_away();
   void give_up(const std::string& why);
   void clean_up();
