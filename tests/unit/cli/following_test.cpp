@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <random>
 
+#include "chain/resume.h"
 #include "support/made_run.h"
 #include "support/open_run.h"
 #include "unit/support/temp_folder.h"
@@ -40,11 +41,13 @@ class FollowingTest : public ::testing::Test {
   }
   static std::string v(uint64_t number) { return "weight_v" + test::six_digits(number); }
 
-  void start(FollowingOptions options = {}, uint64_t memory = 256 * kMega) {
+  void start(FollowingOptions options = {}, uint64_t memory = 256 * kMega, const ShownState* former = nullptr) {
     follow_.source = {folder_.path(), {}, true};
-    const auto first = test::open_snapshot(files_, folder_.path());
+    auto first = test::open_snapshot(files_, folder_.path());
     ASSERT_NE(first, nullptr);
-    serving_ = serve_all(Catalog(first), std::make_shared<Engine>(first, EngineOptions{memory, 2, true}));
+    if (former != nullptr) first = restored(files_, follow_.source, first, *former);
+    auto follower = Follower::make(files_, follow_, first, former);
+    serving_ = serve_all(follower->catalog({}), std::make_shared<Engine>(first, EngineOptions{memory, 2, true}));
     Following::Actions actions;
     actions.show = [this](const std::shared_ptr<const Serving>& serving, const ShownState& state) {
       const std::lock_guard lock(mutex_);
@@ -59,7 +62,11 @@ class FollowingTest : public ::testing::Test {
     };
     actions.pinned = [] { return std::vector<uint64_t>(); };
     actions.pins = [] { return size_t{7}; };
-    following_ = std::make_unique<Following>(Follower::make(files_, follow_, first), follow_.keep, serving_,
+    actions.advanced = [this](uint64_t identity) {
+      const std::lock_guard lock(mutex_);
+      advanced_ = identity;
+    };
+    following_ = std::make_unique<Following>(std::move(follower), follow_.keep, serving_,
                                              std::move(options), std::move(actions));
     following_->start();
   }
@@ -104,10 +111,11 @@ class FollowingTest : public ::testing::Test {
   MadeRun run_;
   const Files files_;
   FollowOptions follow_;
-  std::mutex mutex_;  // guards the next four
+  std::mutex mutex_;  // guards the next six
   std::condition_variable changed_;
   std::shared_ptr<const Serving> serving_;
   ShownState state_;  // for a successor, as of the last show
+  uint64_t advanced_ = 0;
   size_t shows_ = 0;
   int throws_ = 0;
   std::unique_ptr<Following> following_;
@@ -276,6 +284,73 @@ TEST_F(FollowingTest, AFolderThatFillsSlowlyIsWatchedFromTheStart) {
     std::filesystem::copy(file.path(), folder_.path(v(2)) + "/" + file.path().filename().string());
   }
   EXPECT_NE(when_latest(v(2)), nullptr);
+}
+
+TEST_F(FollowingTest, LeavesWordOfWhatItShows) {
+  start();
+  publish();
+  const auto shown = when_latest(v(2));
+  ASSERT_NE(shown, nullptr);
+  const std::lock_guard lock(mutex_);
+  std::set<uint64_t> identities;
+  for (const auto& version : shown->catalog.shown()) identities.insert(version.version().identity);
+  const uint64_t newest = shown->catalog.latest().version().identity;
+  EXPECT_EQ(state_.shown, identities);
+  EXPECT_EQ(state_.accepted, identities);
+  EXPECT_EQ(state_.verified, std::set<uint64_t>{newest}) << "the others were there before";
+  EXPECT_EQ(state_.latest, newest);
+}
+
+TEST_F(FollowingTest, ASuccessorShowsWhatWasShownAndChecksTheRest) {
+  start();
+  publish();
+  ASSERT_NE(when_latest(v(2)), nullptr);
+  following_.reset();
+  const auto former = ShownState::parse(state_.to_text());
+  ASSERT_TRUE(former);
+  publish();
+  publish();
+  const std::string damaged = folder_.path(v(4) + "/model-00000-of-00001.safetensors");
+  std::string bytes = test::read_whole(damaged);
+  bytes[bytes.size() - 11] ^= 0x33;
+  test::write_file(damaged, bytes);
+  FollowingOptions options;
+  options.verified = former->verified;
+  start(std::move(options), 256 * kMega, &*former);
+  const auto third = when_latest(v(3));
+  ASSERT_NE(third, nullptr);
+  EXPECT_THAT(third->verified, ElementsAre(false, false, true, true));
+  expect_right(*third, v(3));
+  const FollowState state = when([](const FollowState& s) { return s.refusals == 1; });
+  EXPECT_EQ(state.refusals, 1u);
+  EXPECT_EQ(state.admitted, 1u);
+  EXPECT_EQ(serving()->catalog.latest().version().name, v(3));
+}
+
+TEST_F(FollowingTest, ASuccessorRunsTheCommandThatWasStillToRun) {
+  publish();
+  FollowingOptions options;
+  options.hook_command = "env > '" + folder_.path(".told") + "'";
+  const auto snapshot = test::open_snapshot(files_, folder_.path());
+  options.advanced = snapshot->admitted(1).identity;
+  start(std::move(options));
+  const FollowState state = when([](const FollowState& s) { return s.hook && s.hook->runs == 1 && s.hook->last; });
+  ASSERT_TRUE(state.hook && state.hook->last);
+  EXPECT_EQ(state.hook->last->version, v(2));
+  EXPECT_NE(test::read_whole(folder_.path(".told")).find("WEIGHTFS_PREVIOUS=" + v(1)), std::string::npos);
+  const std::lock_guard lock(mutex_);
+  EXPECT_EQ(advanced_, snapshot->admitted(2).identity);
+}
+
+TEST_F(FollowingTest, ASuccessorRunsNoCommandTwice) {
+  FollowingOptions options;
+  options.hook_command = "echo x >> '" + folder_.path(".told") + "'";
+  options.advanced = test::open_snapshot(files_, folder_.path())->admitted(1).identity;
+  start(std::move(options));
+  publish();
+  ASSERT_NE(when_latest(v(2)), nullptr);
+  when([](const FollowState& s) { return s.hook && s.hook->runs >= 1 && s.hook->last; });
+  EXPECT_EQ(test::read_whole(folder_.path(".told")), "x\n");
 }
 
 }  // namespace
