@@ -32,6 +32,7 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
       versions_(std::move(versions)),
       histories_(base_->tensors().size()),
       first_changes_(base_->shards().size(), SIZE_MAX) {
+  find_hole();
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (!versions_[i].admitted()) continue;
     const size_t ordinal = number(i);
@@ -42,7 +43,7 @@ Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version>
       first = std::min(first, ordinal);
     }
   }
-  latest_ = admitted_.size() - 1;
+  latest_ = end_ordinal() - 1;
   if (latest) latest_ = find_admitted(*latest).value_or(latest_);
 }
 
@@ -51,17 +52,28 @@ Snapshot::Snapshot(std::vector<Version> versions, std::vector<NativeState> state
       versions_(std::move(versions)),
       states_(std::move(states)),
       links_epoch_(links_epoch) {
+  find_hole();
   for (size_t i = 0; i < versions_.size(); ++i) {
     if (versions_[i].admitted()) number(i);
   }
-  latest_ = admitted_.size() - 1;
+  latest_ = end_ordinal() - 1;
+}
+
+/// Of versions that have ordinals already, in whatever order they come.
+void Snapshot::find_hole() {
+  size_t least = SIZE_MAX;
+  for (const Version& version : versions_) {
+    if (version.admitted() && version.ordinal.value_or(1) != 0) least = std::min(least, version.ordinal.value_or(1));
+  }
+  hole_ = least == SIZE_MAX ? 0 : least - 1;
 }
 
 /// Gives the next admitted version its ordinal.
 size_t Snapshot::number(size_t index) {
-  const size_t ordinal = versions_[index].ordinal.value_or(admitted_.size());
-  admitted_.resize(std::max(admitted_.size(), ordinal + 1), kMissing);
-  admitted_[ordinal] = index;
+  const size_t ordinal = versions_[index].ordinal.value_or(admitted_.empty() ? 0 : end_ordinal());
+  const size_t place = place_of(ordinal);
+  admitted_.resize(std::max(admitted_.size(), place + 1), kMissing);
+  admitted_[place] = index;
   versions_[index].ordinal = ordinal;
   ++admitted_count_;
   return ordinal;
@@ -72,14 +84,15 @@ const ModelFolder& Snapshot::folder(size_t ordinal) const { return is_native() ?
 std::optional<size_t> Snapshot::parent(size_t ordinal) const {
   if (is_native()) return states_[ordinal].own_link ? states_[ordinal].links.front().from : std::nullopt;
   if (admitted(ordinal).kind != VersionKind::kDelta) return std::nullopt;
-  do --ordinal;
-  while (!has(ordinal));
-  return ordinal;
+  size_t place = place_of(ordinal);
+  do --place;
+  while (admitted_[place] == kMissing);
+  return ordinal_at(place);
 }
 
 std::optional<size_t> Snapshot::find_admitted(std::string_view name) const {
-  for (size_t ordinal = 0; ordinal < admitted_.size(); ++ordinal) {
-    if (has(ordinal) && admitted(ordinal).name == name) return ordinal;
+  for (size_t place = 0; place < admitted_.size(); ++place) {
+    if (admitted_[place] != kMissing && versions_[admitted_[place]].name == name) return ordinal_at(place);
   }
   return std::nullopt;
 }

@@ -99,9 +99,12 @@ class Snapshot {
   const std::vector<Version>& versions() const { return versions_; }
   size_t admitted_count() const { return admitted_count_; }
   /// Greater than every ordinal.
-  size_t end_ordinal() const { return admitted_.size(); }
-  bool has(size_t ordinal) const { return ordinal < admitted_.size() && admitted_[ordinal] != kMissing; }
-  const Version& admitted(size_t ordinal) const { return versions_[admitted_[ordinal]]; }
+  size_t end_ordinal() const { return ordinal_at(admitted_.size() - 1) + 1; }
+  bool has(size_t ordinal) const {
+    const size_t place = place_of(ordinal);
+    return place < admitted_.size() && admitted_[place] != kMissing;
+  }
+  const Version& admitted(size_t ordinal) const { return versions_[admitted_[place_of(ordinal)]]; }
   std::optional<size_t> find_admitted(std::string_view name) const;
   /// The admitted version of that name, else a refused one; null when there is none.
   const Version* find(std::string_view name) const;
@@ -122,11 +125,20 @@ class Snapshot {
  private:
   static constexpr size_t kMissing = SIZE_MAX;
 
+  void find_hole();
   size_t number(size_t index);
+  size_t place_of(size_t ordinal) const {
+    if (ordinal > hole_) return ordinal - hole_;
+    return ordinal == 0 ? 0 : kMissing;
+  }
+  size_t ordinal_at(size_t place) const { return place == 0 ? 0 : place + hole_; }
 
   std::shared_ptr<const ModelFolder> base_;
   std::vector<Version> versions_;
-  std::vector<size_t> admitted_;  // by ordinal: index into versions_, or kMissing
+  std::vector<size_t> admitted_;  // by place: index into versions_, or kMissing
+  /// Ordinals between the base's and the first other's, which have no place: a mount that follows for long has given
+  /// out many.
+  size_t hole_ = 0;
   size_t admitted_count_ = 0;
   std::vector<std::vector<TensorStep>> histories_;
   std::vector<size_t> first_changes_;  // by shard: the first ordinal that changes a tensor in it; not of native

@@ -66,8 +66,8 @@ class FollowingTest : public ::testing::Test {
       const std::lock_guard lock(mutex_);
       advanced_ = identity;
     };
-    following_ = std::make_unique<Following>(std::move(follower), follow_.keep, serving_,
-                                             std::move(options), std::move(actions));
+    following_ = std::make_unique<Following>(std::move(follower), follow_.keep, serving_, std::move(options),
+                                             std::move(actions));
     following_->start();
   }
   static constexpr uint64_t kStep = 100'000;

@@ -132,10 +132,11 @@ TEST_F(SupervisionTest, IsSeenToGetOnWhileWorkIsDone) {
 TEST_F(SupervisionTest, IsNotSeenToGetOnWhileNothingIsDone) {
   const auto supervision = start({});
   std::atomic<int> looks{0};
-  supervision->beat([] {}, [&] {
-    ++looks;
-    return uint64_t{0};
-  });
+  supervision->beat([] {},
+                    [&] {
+                      ++looks;
+                      return uint64_t{0};
+                    });
   EXPECT_TRUE(soon([&] { return looks.load() >= 3; }));
   EXPECT_EQ(board_->progress(), 0u);
 }
