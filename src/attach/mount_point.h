@@ -31,7 +31,6 @@ Result<std::vector<MountEntry>> read_mount_info();
 const MountEntry* find_mount(const std::vector<MountEntry>& mounts, std::string_view path);
 /// The mount of that id; null when it is gone, or lies outside our root.
 const MountEntry* find_mount_by_id(const std::vector<MountEntry>& mounts, uint64_t id);
-
 /// What is mounted at a path, links in it followed.  Never asks what is mounted there, which may be dead or stuck.
 Result<std::optional<MountEntry>> mounted_at(const std::string& path);
 
