@@ -37,9 +37,10 @@ std::vector<std::string> environment() {
   std::vector<std::string> entries;
   for (const std::string_view name : kEnvironment) {
     const char* const value = std::getenv(std::string(name).c_str());
-    if (value != nullptr) entries.push_back(fmt::format("{}={}", name, value));
+    if (value != nullptr && *value != '\0') entries.push_back(fmt::format("{}={}", name, value));
   }
-  if (std::getenv("PATH") == nullptr) entries.emplace_back("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
+  const char* const path = std::getenv("PATH");
+  if (path == nullptr || *path == '\0') entries.emplace_back("PATH=/usr/sbin:/usr/bin:/sbin:/bin");
   return entries;
 }
 

@@ -2,6 +2,7 @@
 // mount.weightfs: what `mount -t weightfs` runs.  From options to a supervisor; see supervisor.h.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -11,12 +12,12 @@
 #include <vector>
 
 #include "attach/background.h"
+#include "attach/marker.h"
 #include "attach/mount_point.h"
 #include "common/detached_tmpfs.h"
 #include "common/log.h"
 #include "common/text.h"
 #include "helper_options.h"
-#include "marker.h"
 #include "mount_target.h"
 #include "supervisor.h"
 
@@ -28,11 +29,22 @@ int fail(const Error& error, int exit_status) {
   return exit_status;
 }
 
+/// A helper that ends has its mount's last readers to wait for, another one that begins its source to open.
+constexpr auto kLockPatience = std::chrono::seconds(15);
+
 /// A daemon that is started again later finds no current folder of ours.
 std::string absolute(const std::string& path) {
   std::error_code error;
   const auto full = std::filesystem::absolute(path, error);
   return error || path.empty() ? path : full.string();
+}
+
+/// As mount(8) writes it, which so finds out that a line of /etc/fstab is mounted; as it is where it does not exist, so
+/// that whoever opens it says why not.
+std::string shown_source(const std::string& source) {
+  std::error_code error;
+  const auto real = std::filesystem::canonical(source, error);
+  return error ? absolute(source) : real.string();
 }
 
 void make_absolute(std::string& argument) {
@@ -96,7 +108,8 @@ Descriptor tmpfs_for(const std::optional<RunAs>& run_as) {
 /// One mount, from the check of its folder to the end.
 class Mounting {
  public:
-  Mounting(const HelperOptions& options, ReadyNotice& notice) : options_(options), notice_(notice) {}
+  Mounting(const HelperOptions& options, ReadyNotice& notice)
+      : options_(options), notice_(notice), source_(shown_source(options.source)) {}
 
   int run() {
     const Status prepared = prepare();
@@ -122,30 +135,34 @@ class Mounting {
     if (!options_.run_as.empty()) run_as_ = TRY(find_user(options_.run_as));
     if (const auto number = descriptor_number(options_.mount_point)) {
       device_ = Descriptor(*number);
+      ::fcntl(device_.get(), F_SETFD, FD_CLOEXEC);  // a daemon gets it when it is its turn
       return {};
     }
-    target_ = TRY(MountTarget::open(options_.mount_point, ::getuid()));
-    return check_apart(target_->path(), {absolute(options_.source)});
+    target_ = TRY(MountTarget::open(options_.mount_point, ::getuid(), kLockPatience));
+    return check_apart(target_->path(), {source_});
   }
 
   Result<Connection> connect() {
     if (!target_) return take_connection(Descriptor(::dup(device_.get())));
-    if (!marker_) marker_ = Marker::place(target_->folder(), options_.source, target_->path());
+    if (!marker_) marker_ = Marker::place(target_->folder(), source_, target_->path());
     if (!marker_->placed()) log::event(log::Level::kInfo, "mount.no_marker", "{}", marker_->note());
-    auto connection = TRY(make_connection(*target_, {options_.source, options_.allow_other, run_as_}));
+    auto connection = TRY(make_connection(*target_, {source_, options_.allow_other, run_as_}));
     // Later mounts, where the kernel cannot resend requests, take what mounting takes, and that is kept.
     if (const Status done = keep_only_needed(); !done) return done.error();
+    if (can_resend(connection.init_request)) target_->let_in();
     return connection;
   }
 
   void announce(const std::string& line) {
     log::write(log::Level::kInfo, "mount.ready", line);
+    if (options_.verbose) fmt::print(stderr, "{}\n", line);
     notice_.send();
   }
 
-  /// A dead mount keeps its marker; a folder on which nothing is mounted any more needs none.
+  /// A dead mount keeps its marker; a folder on which nothing is mounted any more needs none.  Where another helper is
+  /// about to mount, the marker is its own already.
   void tidy_up() {
-    if (!target_ || !marker_) return;
+    if (!target_ || !marker_ || !target_->keep_out()) return;
     const auto mounts = read_mount_info();
     if (!mounts || find_mount(*mounts, target_->path()) != nullptr) return;
     if (const Status removed = marker_->remove(); !removed) {
@@ -155,16 +172,24 @@ class Mounting {
 
   const HelperOptions& options_;
   ReadyNotice& notice_;
+  const std::string source_;
   std::optional<RunAs> run_as_;
   Descriptor device_;  // of somebody else's mount
   std::optional<MountTarget> target_;
   std::optional<Marker> marker_;
 };
 
+/// The daemon would read the files of strangers with rights that its caller does not have.
+Error borrowed_rights() {
+  return {ErrorCode::kUsage,
+          "this program must not be setuid or setgid; take that away (chmod ug-s), users mount through fusermount3"};
+}
+
 int run(const std::vector<std::string>& arguments) {
   open_standard_streams();
-  const bool borrowed = ::getuid() != ::geteuid() || ::getgid() != ::getegid();
-  const auto options = parse_helper_options(arguments, borrowed ? Rights::kBorrowed : Rights::kOwn);
+  ::prctl(PR_SET_NAME, "mount.weightfs");  // whatever the link is called through which we were started
+  if (::getuid() != ::geteuid() || ::getgid() != ::getegid()) return fail(borrowed_rights(), kUsageStatus);
+  const auto options = parse_helper_options(arguments, Rights::kOwn);
   if (!options) return fail(options.error(), kUsageStatus);
   if (options->action != Action::kMount) {
     fmt::print("{}", options->action == Action::kHelp ? helper_help() : helper_version());

@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "attach/mount_point.h"
@@ -26,6 +27,7 @@
 namespace weightfs::helper {
 namespace {
 
+constexpr auto kLockPause = std::chrono::milliseconds(20);
 constexpr int kReadings = 100;  // of a path and the mounts, until nobody renamed anything in between
 
 // The kernel's own trees, by the names that mountinfo gives them: statfs(2) would ask a FUSE file system, and
@@ -113,7 +115,7 @@ Result<Sight> look(const Descriptor& folder, uint64_t mount_id) {
 
 }  // namespace
 
-Result<MountTarget> MountTarget::open(const std::string& path, uid_t caller) {
+Result<MountTarget> MountTarget::open(const std::string& path, uid_t caller, std::chrono::milliseconds patience) {
   MountTarget target;
   target.folder_ = TRY(open_folder(path));
   target.path_ = TRY(path_of(target.folder_));
@@ -121,11 +123,16 @@ Result<MountTarget> MountTarget::open(const std::string& path, uid_t caller) {
   // First of all, since what follows would ask what is mounted there.
   TRY(target.check_place());
   TRY(target.check_owner(caller));
-  TRY(target.lock());
+  TRY(target.lock(patience));
   // Only now: whoever held the lock before us may have mounted.
-  const auto sight = TRY(look(target.folder_, target.mount_id_));
-  if (sight.above) return already_mounted(*sight.above);
+  TRY(target.check_free());
   return target;
+}
+
+Status MountTarget::check_free() const {
+  const auto sight = TRY(look(folder_, mount_id_));
+  if (sight.above) return already_mounted(*sight.above);
+  return {};
 }
 
 std::string MountTarget::proc_path() const { return proc_path_of(folder_); }
@@ -166,18 +173,29 @@ Status MountTarget::check_owner(uid_t caller) const {
   return {};
 }
 
-Status MountTarget::lock() {
+Status MountTarget::lock(std::chrono::milliseconds patience) {
   Descriptor readable(::open(proc_path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!readable) return {};
-  if (::flock(readable.get(), LOCK_EX | LOCK_NB) == 0) {
-    lock_ = std::move(readable);
-    return {};
+  const auto limit = std::chrono::steady_clock::now() + patience;
+  while (::flock(readable.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return {};  // a file system without locks
+    TRY(check_free());
+    if (std::chrono::steady_clock::now() >= limit) {
+      return Error{ErrorCode::kMountBusy,
+                   fmt::format("another process is mounting on {}, or keeps it mounted; unmount it first: umount {}",
+                               quote(path_), quote(path_))};
+    }
+    std::this_thread::sleep_for(kLockPause);
   }
-  if (errno != EWOULDBLOCK) return {};  // a file system without locks
-  return Error{ErrorCode::kMountBusy,
-               fmt::format("another process is mounting on {}, or keeps it mounted; unmount it first: umount {}",
-                           quote(path_), quote(path_))};
+  lock_ = std::move(readable);
+  return {};
 }
+
+void MountTarget::let_in() const {
+  if (lock_) ::flock(lock_.get(), LOCK_UN);
+}
+
+bool MountTarget::keep_out() const { return !lock_ || ::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0; }
 
 Result<MountedAs> MountTarget::find_mounted() const {
   const auto sight = TRY(look(folder_, mount_id_));

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -18,13 +19,14 @@ struct MountedAs {
 };
 
 /// The folder below the mount, held from the check on: whatever is renamed meanwhile, what was checked is what gets
-/// mounted on.  Excludes other helpers for the same folder while it lives.  None of its members asks the mounted file
-/// system anything, so that none waits for a daemon.
+/// mounted on.  Excludes other helpers for the same folder until it lets them in.  None of its members asks the mounted
+/// file system anything, so that none waits for a daemon.
 class MountTarget {
  public:
   /// Opens `path`, links in it followed once.  A `caller` other than root must own the folder.  Fails with
-  /// mount.bad_mount_point, or with mount.busy when it is mounted on, or another helper holds it.
-  static Result<MountTarget> open(const std::string& path, uid_t caller);
+  /// mount.bad_mount_point, or with mount.busy when it is mounted on, or another helper holds it for longer than
+  /// `patience`: one that ends holds it for a moment after its mount is gone.
+  static Result<MountTarget> open(const std::string& path, uid_t caller, std::chrono::milliseconds patience = {});
 
   /// The real path that the folder had when it was opened.
   const std::string& path() const { return path_; }
@@ -34,6 +36,10 @@ class MountTarget {
   int folder() const { return folder_.get(); }
   /// False where the folder may not be read: then nothing keeps two helpers apart but the check of open().
   bool locked() const { return static_cast<bool>(lock_); }
+  /// Lets other helpers in, for a folder that is mounted on for good: then what they find is that.
+  void let_in() const;
+  /// Keeps them out again.  False when one is in there.
+  bool keep_out() const;
 
   /// Finds the mount of fuse.weightfs that sits on exactly this folder, with nothing on top.  Fails with
   /// mount.failed when there is none.
@@ -43,7 +49,8 @@ class MountTarget {
   MountTarget() = default;
   Status check_place() const;
   Status check_owner(uid_t caller) const;
-  Status lock();
+  Status lock(std::chrono::milliseconds patience);
+  Status check_free() const;
 
   Descriptor folder_;  // O_PATH
   Descriptor lock_;    // the same folder, readable, with its flock; none where it may not be read

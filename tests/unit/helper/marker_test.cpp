@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "marker.h"
+#include "attach/marker.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -2,10 +2,11 @@
 // The marker of a folder with nothing mounted on it.  What must stay true: it goes through the folder's
 // descriptor, which leads below the mount; a file that is not ours is neither followed, opened for writing nor
 // removed, whatever its name; and ours is told by its first line, which therefore never changes.
-#include "marker.h"
+#include "attach/marker.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -13,7 +14,7 @@
 
 #include "common/text.h"
 
-namespace weightfs::helper {
+namespace weightfs {
 namespace {
 
 constexpr std::string_view kFirstLine = "This folder is a mount point of weightfs, and nothing is mounted on it now.\n";
@@ -94,6 +95,12 @@ Status place_in(int folder, std::string_view text) {
   return {};
 }
 
+Status remove_from(int folder) {
+  if (find_marker(folder) != Found::kOurs) return {};
+  if (::unlinkat(folder, kMarkerName, 0) == 0 || errno == ENOENT) return {};
+  return write_error("remove");
+}
+
 }  // namespace
 
 Marker Marker::place(int folder, std::string_view source, std::string_view mount_point) {
@@ -105,10 +112,21 @@ Marker Marker::place(int folder, std::string_view source, std::string_view mount
   return marker;
 }
 
-Status Marker::remove() {
-  if (!placed() || find_marker(folder_.get()) != Found::kOurs) return {};
-  if (::unlinkat(folder_.get(), kMarkerName, 0) == 0 || errno == ENOENT) return {};
-  return write_error("remove");
+Status Marker::remove() { return placed() ? remove_from(folder_.get()) : Status(); }
+
+bool has_marker(const std::string& folder) {
+  const Descriptor opened(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  return opened && find_marker(opened.get()) == Found::kOurs;
 }
 
-}  // namespace weightfs::helper
+/// Helpers hold this lock from before they write their marker until their mount is there.
+Status remove_marker(const std::string& folder) {
+  const Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened) return write_error("remove");
+  if (::flock(opened.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return Error{ErrorCode::kMountBusy, fmt::format("another process is just mounting on {}", quote(folder))};
+  }
+  return remove_from(opened.get());
+}
+
+}  // namespace weightfs

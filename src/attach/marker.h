@@ -7,7 +7,7 @@
 #include "common/descriptor.h"
 #include "common/result.h"
 
-namespace weightfs::helper {
+namespace weightfs {
 
 inline constexpr const char* kMarkerName = "NOT-MOUNTED.weightfs.txt";
 
@@ -33,4 +33,10 @@ class Marker {
   std::string note_;
 };
 
-}  // namespace weightfs::helper
+/// Whether a folder holds a marker of ours.
+bool has_marker(const std::string& folder);
+/// Takes it away, for whoever wants nothing mounted there.  Fails with io.write_failed, or with mount.busy where somebody
+/// is about to mount.
+Status remove_marker(const std::string& folder);
+
+}  // namespace weightfs
