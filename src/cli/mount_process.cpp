@@ -113,7 +113,7 @@ EngineOptions engine_options(const MountOptions& options, Supervision* supervisi
 std::string announce(const Catalog& catalog, const MountFacts& facts) {
   auto line = fmt::format("mounted {} versions of {} at {}; latest is {}", catalog.shown().size(), bare(facts.source),
                           bare(facts.mount_point), bare(catalog.latest().version().name));
-  fmt::print(stderr, "{}\n", line);
+  if (facts.supervisor == 0) fmt::print(stderr, "{}\n", line);  // mount(8) says nothing unless asked to
   log::write(log::Level::kInfo, "mount.ready", line);
   return line;
 }

@@ -9,12 +9,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "attach/marker.h"
+#include "attach/mount_point.h"
 #include "cli/terminal.h"
 #include "common/text.h"
 
@@ -59,6 +62,14 @@ Error silent_mount(const std::string& path) {
                       quote(path), bare(path))};
 }
 
+/// Whether a weightfs is hidden by what is mounted over it.
+bool lies_below(const MountEntry& top) {
+  const auto mounts = read_mount_info();
+  return mounts && std::any_of(mounts->begin(), mounts->end(), [&](const MountEntry& mount) {
+           return mount.mount_point == top.mount_point && mount.fs_type == kFsType;
+         });
+}
+
 }  // namespace
 
 Result<Json> read_json_file(const std::string& path) {
@@ -89,7 +100,25 @@ Result<std::optional<Json>> read_mount_status(const std::string& path) {
   return std::optional<Json>(std::move(document));
 }
 
+std::optional<Error> why_not_seen(const std::string& path) {
+  const auto mount = mounted_at(path);
+  if (!mount) return std::nullopt;
+  if (*mount && (*mount)->fs_type == kFsType) return std::nullopt;
+  if (*mount) {
+    if (!lies_below(**mount)) return std::nullopt;
+    return Error{ErrorCode::kNotAMount, fmt::format("a weightfs is mounted on {}, but {} is mounted over it; unmount "
+                                                    "that first: umount {}",
+                                                    quote(path), quote((*mount)->fs_type), quote(path))};
+  }
+  if (!has_marker(path)) return std::nullopt;
+  return Error{ErrorCode::kNotAMount,
+               fmt::format("nothing is mounted on {}, although a weightfs belongs there; {} in it says how to mount it "
+                           "again",
+                           quote(path), kMarkerName)};
+}
+
 Error not_a_mount(const std::string& path) {
+  if (auto error = why_not_seen(path)) return *std::move(error);
   std::error_code ignored;
   const bool there = std::filesystem::exists(path, ignored);
   return {ErrorCode::kNotAMount, fmt::format("{} {}; 'findmnt -t fuse.weightfs' lists what is mounted", quote(path),

@@ -26,6 +26,8 @@ Result<const Version*> find_version(const Snapshot& snapshot, std::string_view n
 /// The same, as an ordinal; a refused version is its own error.
 Result<size_t> find_admitted_version(const Snapshot& snapshot, std::string_view name);
 
+/// mount.not_weightfs: why no weightfs is seen at a path where one is, or belongs; nothing when none does.
+std::optional<Error> why_not_seen(const std::string& path);
 /// mount.not_weightfs: why `path` cannot be asked.
 Error not_a_mount(const std::string& path);
 Error version_not_found(std::string_view name);

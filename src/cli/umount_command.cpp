@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "attach/kernel_mount.h"
+#include "attach/marker.h"
 #include "attach/mount_point.h"
 #include "cli/json_access.h"
 #include "cli/mount_command.h"
@@ -31,6 +32,7 @@ Result<MountEntry> our_mount(const std::string& path) {
   const auto mount = TRY(mounted_at(path));
   if (!mount) return Error{ErrorCode::kNotAMount, fmt::format("nothing is mounted on {}", quote(path))};
   if (mount->fs_type == kFsType) return *mount;
+  if (auto covered = why_not_seen(path)) return *std::move(covered);
   return Error{ErrorCode::kNotAMount, fmt::format("what is mounted on {} is no weightfs but {}; use umount(8)",
                                                   quote(path), quote(mount->fs_type))};
 }
@@ -66,13 +68,27 @@ Status wait_for_end(const Descriptor& process, const std::string& mount_point) {
                fmt::format("{} is unmounted, but its process still works on something", quote(mount_point))};
 }
 
+Status remove_dead(const std::string& mount_point) {
+  TRY(kernel_unmount(mount_point, Unmount::kDetach));
+  fmt::print(stderr, "the weightfs on {} had died; its mount is removed\n", quote(mount_point));
+  // Of several mounts on one folder, the lower ones still want it.
+  if (const auto left = mounted_at(mount_point); !left || *left) return {};
+  return remove_marker(mount_point);
+}
+
+/// Whoever unmounts wants nothing there: not even the word that something is missing.
+Status remove_left_marker(const std::string& path) {
+  TRY(remove_marker(path));
+  fmt::print(stderr, "nothing was mounted on {}; {} in it is removed\n", quote(path), kMarkerName);
+  return {};
+}
+
 Status unmount_and_wait(const std::string& path) {
-  const auto mount = TRY(our_mount(path));
-  if (is_dead(mount.mount_point)) {
-    TRY(kernel_unmount(mount.mount_point, Unmount::kDetach));
-    fmt::print(stderr, "the weightfs on {} had died; its mount is removed\n", quote(mount.mount_point));
-    return {};
-  }
+  const auto found = our_mount(path);
+  if (!found && !TRY(mounted_at(path)) && has_marker(path)) return remove_left_marker(path);
+  if (!found) return found.error();
+  const MountEntry& mount = *found;
+  if (is_dead(mount.mount_point)) return remove_dead(mount.mount_point);
   const auto process = last_process_of(mount.mount_point);
   TRY(kernel_unmount(mount.mount_point, Unmount::kPlain));
   return wait_for_end(process, mount.mount_point);
