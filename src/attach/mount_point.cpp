@@ -3,6 +3,7 @@
 // /proc/self/mountinfo alone, since asking the file system itself would hang on one that does not answer.
 #include "attach/mount_point.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
@@ -85,8 +86,7 @@ Result<std::string> mount_path(const std::string& path) {
 
 /// As already_mounted(), but asks a weightfs whether it lives.
 Error occupied(const MountEntry& mount) {
-  struct stat status {};
-  if (mount.fs_type == kFsType && ::stat(mount.mount_point.c_str(), &status) != 0 && errno == ENOTCONN) {
+  if (mount.fs_type == kFsType && has_died(mount.mount_point)) {
     return {ErrorCode::kMountBusy,
             fmt::format("the weightfs on {0} has died; clean up first: weightfs umount {0}", quote(mount.mount_point))};
   }
@@ -135,6 +135,13 @@ Result<std::optional<MountEntry>> mounted_at(const std::string& path) {
     if (real) mount = find_mount(mounts, *real);
   }
   return mount != nullptr ? std::optional(*mount) : std::nullopt;
+}
+
+/// What the kernel remembers of the folder would outlive the process, so it must ask.
+bool has_died(const std::string& mount_point) {
+  struct statx status {};
+  const int done = ::statx(AT_FDCWD, mount_point.c_str(), AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_MODE, &status);
+  return done != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 Error already_mounted(const MountEntry& mount) {

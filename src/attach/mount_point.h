@@ -34,6 +34,9 @@ const MountEntry* find_mount_by_id(const std::vector<MountEntry>& mounts, uint64
 /// What is mounted at a path, links in it followed.  Never asks what is mounted there, which may be dead or stuck.
 Result<std::optional<MountEntry>> mounted_at(const std::string& path);
 
+/// Whether a weightfs is mounted there whose process has ended.  Asks it, so it waits for one that is stuck.
+bool has_died(const std::string& mount_point);
+
 /// The refusal to mount where this is mounted already.  Asks nothing either, so it cannot tell a dead weightfs.
 Error already_mounted(const MountEntry& mount);
 

@@ -3,7 +3,6 @@
 // next may change the source or mount again.  Mounts of anything else are never touched.
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -35,11 +34,6 @@ Result<MountEntry> our_mount(const std::string& path) {
   if (auto covered = why_not_seen(path)) return *std::move(covered);
   return Error{ErrorCode::kNotAMount, fmt::format("what is mounted on {} is no weightfs but {}; use umount(8)",
                                                   quote(path), quote(mount->fs_type))};
-}
-
-bool is_dead(const std::string& mount_point) {
-  struct stat status {};
-  return ::stat(mount_point.c_str(), &status) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
 /// The process that ends last, when a mount is gone; without a value when it cannot be told (another user's mount).
@@ -88,7 +82,7 @@ Status unmount_and_wait(const std::string& path) {
   if (!found && !TRY(mounted_at(path)) && has_marker(path)) return remove_left_marker(path);
   if (!found) return found.error();
   const MountEntry& mount = *found;
-  if (is_dead(mount.mount_point)) return remove_dead(mount.mount_point);
+  if (has_died(mount.mount_point)) return remove_dead(mount.mount_point);
   const auto process = last_process_of(mount.mount_point);
   TRY(kernel_unmount(mount.mount_point, Unmount::kPlain));
   return wait_for_end(process, mount.mount_point);
