@@ -113,7 +113,9 @@ class Mounting {
 
   int run() {
     const Status prepared = prepare();
-    if (!prepared) return fail(prepared.error(), kMountFailedStatus);
+    if (!prepared) {
+      return fail(prepared.error(), prepared.error().code == ErrorCode::kUsage ? kUsageStatus : kMountFailedStatus);
+    }
     auto program = DaemonProgram::find();
     if (!program) return fail(program.error(), kSystemStatus);
     if (options_.fake) return kDoneStatus;
@@ -133,6 +135,10 @@ class Mounting {
  private:
   Status prepare() {
     if (!options_.run_as.empty()) run_as_ = TRY(find_user(options_.run_as));
+    if (run_as_ && ::geteuid() != 0 && run_as_->user != ::geteuid()) {
+      return Error{ErrorCode::kUsage, fmt::format("option setuid={}: only root may choose who runs the daemon; leave it out",
+                                                  options_.run_as)};
+    }
     if (const auto number = descriptor_number(options_.mount_point)) {
       device_ = Descriptor(*number);
       ::fcntl(device_.get(), F_SETFD, FD_CLOEXEC);  // a daemon gets it when it is its turn

@@ -190,7 +190,7 @@ def test_a_helper_that_is_called_directly_is_found_by_mount_a(source, point, tmp
     ("{source}", "base={base},poll=1", 1, "means nothing without follow"),
     ("{source}", "base={base},uid=0", 1, "chooses the owner and mode of what it shows"),
     ("{source}", "base={base},auto_unmount", 1, "after a crash it would show an empty folder"),
-    ("{source}", "base={base},setuid=no-such-user-here", 32, "there is no such user"),
+    ("{source}", "base={base},setuid=no-such-user-here", 1, "there is no such user"),
     ("{source}", "base={base},log-file=/nowhere/log", 32, "cannot open the log file"),
 ])
 def test_what_fails_says_why_and_leaves_nothing(source, point, spec, options, status, message):
