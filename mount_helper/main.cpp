@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -162,7 +163,7 @@ class Mounting {
   void announce(const std::string& line) {
     log::write(log::Level::kInfo, "mount.ready", line);
     if (options_.verbose) fmt::print(stderr, "{}\n", line);
-    notice_.send();
+    if (!notice_.send()) ::kill(::getpid(), SIGTERM);  // whoever wanted it has given up
   }
 
   /// A dead mount keeps its marker; a folder on which nothing is mounted any more needs none.  Where another helper is

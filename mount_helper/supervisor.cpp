@@ -290,8 +290,9 @@ void Supervisor::restart(const std::string& how) {
   next_.reset();  // of another version, and not proved
   ++restarts_;
   if (!limit_.allow(Clock::now())) {
-    return give_up(fmt::format("the daemon {}; that was {} restarts within {}", how, options_.restarts,
-                               human_seconds(std::chrono::duration<double>(options_.restart_window).count())));
+    const auto window = std::chrono::duration_cast<std::chrono::seconds>(options_.restart_window).count();
+    return give_up(fmt::format("the daemon {}; that is once more than restarts={}/{} allows; nothing is served any more",
+                               how, options_.restarts, window));
   }
   log::event(log::Level::kWarn, "daemon.ended", "{}; it is started again", how);
   if (can_resend(connection_->init_request)) return;
