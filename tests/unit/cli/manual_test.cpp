@@ -33,7 +33,7 @@ TEST(Manual, NamesEveryErrorCode) {
 TEST(Manual, NamesEveryCommandAndOption) {
   const std::string text = manual();
   for (const char* command : {"mount", "umount", "log", "show", "verify", "export", "diff", "status", "init", "commit",
-                              "import", "squash", "prune"}) {
+                              "import", "squash", "prune", "restart", "warm"}) {
     EXPECT_THAT(text, HasSubstr("\n.It Cm " + std::string(command) + " "));
     const char* const argv[] = {"weightfs", command, "-h"};
     const std::string help = parse_options(3, argv).output;
