@@ -40,7 +40,8 @@ Result<MountEntry> our_mount(const std::string& path) {
 Descriptor last_process_of(const std::string& mount_point) {
   const auto status = read_mount_status(mount_point);
   if (!status || !*status) return {};
-  const auto supervisor = number_of(object_of(**status, "supervisor"), "pid");
+  const auto& watcher = object_of(**status, "supervisor");
+  const auto supervisor = flag_of(watcher, "alive") ? number_of(watcher, "pid") : std::nullopt;
   const auto pid = supervisor ? supervisor : number_of(**status, "pid");
   if (!pid || *pid == 0 || *pid > INT32_MAX) return {};
   // In another pid namespace the number means somebody else.
