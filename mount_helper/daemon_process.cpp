@@ -138,12 +138,17 @@ std::optional<int> DaemonProcess::end() {
   return end_;
 }
 
+std::optional<int> DaemonProcess::end_within(std::chrono::milliseconds limit) {
+  if (end()) return end_;
+  pollfd ended{process_.get(), POLLIN, 0};
+  ::poll(&ended, 1, static_cast<int>(limit.count()));
+  return end();
+}
+
 std::optional<int> DaemonProcess::kill() {
   if (end()) return end_;
   signal(SIGKILL);
-  pollfd ended{process_.get(), POLLIN, 0};
-  ::poll(&ended, 1, static_cast<int>(std::chrono::milliseconds(kPatience).count()));
-  return end();
+  return end_within(kPatience);
 }
 
 std::string describe_end(int wait_status) {

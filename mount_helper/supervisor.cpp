@@ -29,6 +29,7 @@ constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
 constexpr auto kTick = std::chrono::milliseconds(500);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
+constexpr auto kDeath = std::chrono::seconds(2);  // between the end of a channel and that of its process
 constexpr auto kNow = std::chrono::milliseconds(0);
 
 Descriptor signal_events() {
@@ -134,11 +135,12 @@ void Supervisor::on_signal() {
   begin_stop();
 }
 
-/// Everything that a daemon has said so far.
+/// Everything that a daemon has said so far.  One that dies closes its channel a moment before it has ended, and then
+/// what it kept is what its successor needs.
 void Supervisor::drain(DaemonProcess& daemon) {
   while (auto message = daemon.channel().receive(kNow)) take(daemon, *std::move(message));
-  const bool lost = &daemon == serving_.get() && daemon.channel().is_closed() && !daemon.end();
-  if (lost && kept_.size() > 0) {
+  if (&daemon != serving_.get() || !daemon.channel().is_closed() || kept_.size() == 0) return;
+  if (!daemon.end_within(kDeath)) {
     log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped", daemon.id());
     kept_.clear();
   }
