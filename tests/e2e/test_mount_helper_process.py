@@ -4,13 +4,14 @@
 import ctypes
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 
 import pytest
-from helper_mounts import (HELPER, HelperMount, Namespace, is_alive, is_mounted, libc, processes_of, run,
+from helper_mounts import (HELPER, MARKER, HelperMount, Namespace, is_alive, is_mounted, libc, processes_of, run,
                            skip_unless_possible, stat_of, wait_until)
 from runs import make_run
 
@@ -268,6 +269,61 @@ def test_giving_up_is_told(source, point, tmp_path, started):
                       "allows; nothing is served any more")
     assert process.wait(30) == 32
     assert is_mounted(point)
+
+
+UNIT = HELPER.parent / "weightfs@.service"
+OWN_MOUNTS = {"PrivateMounts", "PrivateTmp", "PrivateDevices", "ProtectSystem", "ProtectHome", "ProtectKernelTunables",
+              "ProtectKernelModules", "ProtectKernelLogs", "ProtectControlGroups", "ProtectHostname", "ProtectProc",
+              "ProcSubset", "ReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths", "ExecPaths", "NoExecPaths",
+              "TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths", "RootDirectory", "RootImage", "MountImages",
+              "MountFlags", "DynamicUser", "PrivateUsers", "PrivateIPC", "StateDirectory", "User"}
+
+
+def test_the_unit(tmp_path):
+    """systemd understands it, and nothing in it gives the service mounts that others do not see."""
+    if not UNIT.exists():
+        pytest.skip("the unit was not made in this build folder")
+    lines = [line for line in UNIT.read_text().splitlines() if not line.startswith("#")]
+    names = {line.partition("=")[0] for line in lines if "=" in line}
+    assert not names & OWN_MOUNTS
+    assert {"Type=notify", "NotifyAccess=main", "KillMode=mixed", "OOMPolicy=continue"} <= set(lines)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    text = UNIT.read_text()
+    for line in lines:
+        program = line.partition("=")[2].split(" ")[0]
+        if line.startswith(("ExecStart=", "ExecReload=")):
+            text = text.replace(program, str(HELPER.parent / os.path.basename(program)))
+    (tmp_path / "weightfs@test.service").write_text(text)
+    done = run("systemd-analyze", "verify", "--man=no", tmp_path / "weightfs@test.service")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def stop_post(point) -> int:
+    """What systemd runs when the service has ended, as it would."""
+    text = UNIT.read_text().replace("\\\n", " ")
+    [command] = [line.partition("-/bin/sh -c ")[2] for line in text.splitlines() if line.startswith("ExecStopPost=")]
+    script = command.strip("'").replace("$$", "$")
+    return run("/bin/sh", "-c", script, env={**os.environ, "MOUNTPOINT": str(point)}).returncode
+
+
+def test_what_the_unit_cleans_up(source, point, started):
+    """A dead weightfs, and nothing else; the marker stays."""
+    if not UNIT.exists():
+        pytest.skip("the unit was not made in this build folder")
+    assert stop_post(point) != 0
+    assert run(HELPER, *words(source, point, "restarts=0")).returncode == 0
+    live = HelperMount(point)
+    stop_post(point)
+    assert live.read(), "one that lives is left alone"
+    os.kill(live.daemon(), signal.SIGKILL)
+    wait_until(lambda: not processes_of(point))
+    assert run("mount", "-t", "tmpfs", "none", point).returncode == 0
+    stop_post(point)
+    assert os.path.ismount(point), "what somebody else has mounted is too"
+    assert run("umount", point).returncode == 0
+    assert stop_post(point) == 0
+    assert not is_mounted(point) and os.listdir(point) == [MARKER]
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -6,6 +6,13 @@ endfunction()
 
 file(REMOVE_RECURSE ${FOLDER})
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${FOLDER}/prefix)
+foreach(file sbin/mount.weightfs sbin/mount.fuse.weightfs share/man/man8/mount.weightfs.8
+    lib/systemd/system/weightfs@.service)
+  if(NOT EXISTS ${FOLDER}/prefix/${file})
+    message(FATAL_ERROR "${file} was not installed")
+  endif()
+endforeach()
+run(${FOLDER}/prefix/sbin/mount.fuse.weightfs --version)
 run(${CMAKE_COMMAND} -S ${EXAMPLE} -B ${FOLDER}/build -DCMAKE_PREFIX_PATH=${FOLDER}/prefix
   -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} --build ${FOLDER}/build)

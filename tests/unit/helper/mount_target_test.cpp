@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <thread>
+#include <optional>
+#include <chrono>
 #include <fstream>
 
 #include "unit/helper/mounting.h"
@@ -147,6 +150,28 @@ TEST_F(MountTargetTest, IsHeldByOneAtATime) {
   expect_refused(open("empty"), "another process", ErrorCode::kMountBusy);
   { const MountTarget ended = std::move(moved); }
   EXPECT_TRUE(open("empty"));
+}
+
+TEST_F(MountTargetTest, OfOneThatEndsSoonIsWaitedFor) {
+  std::optional<MountTarget> first = *open("empty");
+  std::thread ending([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    first.reset();
+  });
+  EXPECT_TRUE(MountTarget::open(at("empty"), ::getuid(), std::chrono::seconds(30)));
+  ending.join();
+}
+
+TEST_F(MountTargetTest, LetsOthersInAndKeepsThemOut) {
+  const auto first = open("empty");
+  ASSERT_TRUE(first);
+  first->let_in();
+  auto second = open("empty");
+  ASSERT_TRUE(second) << second.error().message;
+  EXPECT_FALSE(first->keep_out());
+  { const MountTarget ended = std::move(*second); }
+  EXPECT_TRUE(first->keep_out());
+  expect_refused(open("empty"), "another process is mounting on", ErrorCode::kMountBusy);
 }
 
 TEST_F(MountTargetTest, ThatCannotBeReadHasNoLock) {
