@@ -66,7 +66,7 @@ void default_signals() {
 
 [[noreturn]] void run_child(int program, int channel, std::vector<std::string> arguments,
                             const std::optional<RunAs>& run_as) {
-  ::setsid();  // signals from a terminal are the supervisor's
+  ::setsid();                                    // signals from a terminal are the supervisor's
   if (::chdir("/") != 0) ::_exit(kCannotStart);  // its caller's folder is not for us to hold; all paths are absolute
   default_signals();
   be_mortal();

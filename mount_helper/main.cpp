@@ -137,8 +137,9 @@ class Mounting {
   Status prepare() {
     if (!options_.run_as.empty()) run_as_ = TRY(find_user(options_.run_as));
     if (run_as_ && ::geteuid() != 0 && run_as_->user != ::geteuid()) {
-      return Error{ErrorCode::kUsage, fmt::format("option setuid={}: only root may choose who runs the daemon; leave it out",
-                                                  options_.run_as)};
+      return Error{
+          ErrorCode::kUsage,
+          fmt::format("option setuid={}: only root may choose who runs the daemon; leave it out", options_.run_as)};
     }
     if (const auto number = descriptor_number(options_.mount_point)) {
       device_ = Descriptor(*number);

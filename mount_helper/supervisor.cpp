@@ -29,7 +29,7 @@ constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
 constexpr auto kTick = std::chrono::milliseconds(500);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
-constexpr auto kDeath = std::chrono::seconds(2);  // between the end of a channel and that of its process
+constexpr auto kDeath = std::chrono::seconds(2);              // between the end of a channel and that of its process
 constexpr auto kNow = std::chrono::milliseconds(0);
 
 Descriptor signal_events() {
@@ -293,8 +293,9 @@ void Supervisor::restart(const std::string& how) {
   ++restarts_;
   if (!limit_.allow(Clock::now())) {
     const auto window = std::chrono::duration_cast<std::chrono::seconds>(options_.restart_window).count();
-    return give_up(fmt::format("the daemon {}; that is once more than restarts={}/{} allows; nothing is served any more",
-                               how, options_.restarts, window));
+    return give_up(
+        fmt::format("the daemon {}; that is once more than restarts={}/{} allows; nothing is served any more", how,
+                    options_.restarts, window));
   }
   log::event(log::Level::kWarn, "daemon.ended", "{}; it is started again", how);
   if (can_resend(connection_->init_request)) return;

@@ -35,8 +35,8 @@ class Marker {
 
 /// Whether a folder holds a marker of ours.
 bool has_marker(const std::string& folder);
-/// Takes it away, for whoever wants nothing mounted there.  Fails with io.write_failed, or with mount.busy where somebody
-/// is about to mount.
+/// Takes it away, for whoever wants nothing mounted there.  Fails with io.write_failed, or with mount.busy where
+/// somebody is about to mount.
 Status remove_marker(const std::string& folder);
 
 }  // namespace weightfs

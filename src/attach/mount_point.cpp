@@ -150,9 +150,10 @@ Error already_mounted(const MountEntry& mount) {
     return {ErrorCode::kMountBusy,
             fmt::format("{} is a mount point already ({}); choose an empty folder", where, quote(mount.fs_type))};
   }
-  return {ErrorCode::kMountBusy,
-          fmt::format("a weightfs is mounted on {} already, showing {}; if it has died, clean up first: weightfs umount {}",
-                      where, quote(mount.source), where)};
+  return {
+      ErrorCode::kMountBusy,
+      fmt::format("a weightfs is mounted on {} already, showing {}; if it has died, clean up first: weightfs umount {}",
+                  where, quote(mount.source), where)};
 }
 
 bool is_inside(std::string_view path, std::string_view folder) {

@@ -55,7 +55,8 @@ TEST(AlreadyMounted, SaysWhatIsThere) {
   const auto mounts = parse_mount_info(kMountInfo);
   const Error ours = already_mounted(*find_mount_by_id(mounts, 91));
   EXPECT_EQ(ours.code, ErrorCode::kMountBusy);
-  EXPECT_EQ(ours.message, "a weightfs is mounted on '/mnt/twice' already, showing '/first'; if it has died, clean up first: weightfs "
+  EXPECT_EQ(ours.message,
+            "a weightfs is mounted on '/mnt/twice' already, showing '/first'; if it has died, clean up first: weightfs "
             "umount '/mnt/twice'");
   const Error other = already_mounted(*find_mount_by_id(mounts, 92));
   EXPECT_EQ(other.code, ErrorCode::kMountBusy);

@@ -4,11 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <thread>
-#include <optional>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
+#include <optional>
+#include <thread>
 
 #include "unit/helper/mounting.h"
 #include "unit/support/temp_folder.h"
