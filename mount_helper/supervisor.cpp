@@ -308,7 +308,10 @@ void Supervisor::restart(const std::string& how) {
 
 void Supervisor::check_progress() {
   if (!serving_ || !connection_ || hung_ || stop_by_) return;
-  const bool wait = has_requests(connection_->device.get()) || !serving_->board().flights().empty();
+  // A process that was stopped (SIGSTOP, a frozen cgroup) may have taken a request and not come to writing it down.
+  const uint64_t beats = serving_->board().beats();
+  const bool silent = beats != 0 && std::exchange(beats_, beats) == beats;
+  const bool wait = silent || has_requests(connection_->device.get()) || !serving_->board().flights().empty();
   if (!hangs_.look(serving_->board().progress(), wait, Clock::now())) return;
   log::event(log::Level::kError, "daemon.hangs", "process {} has not got on for {} while requests wait", serving_->id(),
              human_seconds(std::chrono::duration<double>(options_.hang_limit).count()));

@@ -95,6 +95,7 @@ class Supervisor {
   HangWatch hangs_;
   Daemon next_;        // looks at the source
   Daemon serving_;     // has the connection
+  uint64_t beats_ = 0;  // of serving_, when last looked at
   bool hung_ = false;  // serving_ was killed by us for that
   uint64_t restarts_ = 0;
   std::string last_end_;

@@ -62,10 +62,14 @@ class FlightBoard {
   static void end(Slot& slot) { slot.unique.store(0, std::memory_order_relaxed); }
   /// The daemon is alive and has done something.
   void note_progress() { board_->progress.fetch_add(1, std::memory_order_relaxed); }
+  /// The daemon is alive; it may have had nothing to do.
+  void note_beat() { board_->beats.fetch_add(1, std::memory_order_relaxed); }
 
   // The supervisor's side.
 
   uint64_t progress() const { return board_->progress.load(std::memory_order_relaxed); }
+  /// 0 as long as it has not begun to beat.
+  uint64_t beats() const { return board_->beats.load(std::memory_order_relaxed); }
   std::vector<Flight> flights() const;
 
   static int64_t now_ns();
@@ -75,7 +79,8 @@ class FlightBoard {
     uint32_t magic;
     uint32_t slots;
     std::atomic<uint64_t> progress;
-    std::array<std::byte, 48> padding;
+    std::atomic<uint64_t> beats;
+    std::array<std::byte, 40> padding;
     std::array<Slot, kSlots> slot;
   };
   static_assert(sizeof(Slot) == 64 && sizeof(Board) == 64 + 64 * kSlots);

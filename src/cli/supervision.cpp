@@ -74,6 +74,7 @@ void Supervision::beat_until_the_end(const std::function<uint64_t()>& work) {
   uint64_t before = 0;
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, kBeat, [&] { return ending_; })) {
+    orders_.board->note_beat();
     const uint64_t now = work();
     if (now != before || waits_for_files()) orders_.board->note_progress();
     before = now;

@@ -5,6 +5,7 @@ Everything goes through mount(8) and umount(8); see helper_mounts.py.
 """
 
 import os
+import signal
 import subprocess
 import threading
 
@@ -97,6 +98,37 @@ def test_a_mount_outlives_its_daemon(source, point):
     live.unmount()
 
 
+def test_a_daemon_that_hangs_is_replaced(source, point):
+    """SIGSTOP: nothing gets on, so another one takes over, whatever the daemon was just about to do.
+
+    A request that is made at once may be taken by a thread that stops before it has written that down.
+    """
+    live = mounted(source, point, "hang=1", "restarts=100")
+    for _ in range(8):
+        stopped = live.daemon()
+        os.kill(stopped, signal.SIGSTOP)
+        done = run("timeout", "20", "cat", point / "latest" / "config.json", point / ".weightfs" / "status.json")
+        assert done.returncode == 0, "readers wait no longer than that"
+        assert live.daemon() != stopped
+        assert "hung" in live.status()["supervisor"]["last_end"]
+    assert live.read() == source[3]
+    live.unmount()
+
+
+def test_another_program_takes_over(source, point):
+    """`weightfs restart`, under a reader."""
+    live = mounted(source, point)
+    former = live.daemon()
+    with open(point / "latest" / "model-00001-of-00002.safetensors", "rb", buffering=0) as held:
+        first = held.read(5000)
+        done = run_weightfs("restart", point)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"restarted: process {live.daemon()} serves; readers waited ")
+        assert live.daemon() != former
+        assert first + held.read() == (point / "weight_v000003" / "model-00001-of-00002.safetensors").read_bytes()
+    live.unmount()
+
+
 def test_mounting_again_at_once_works(source, point):
     """As systemctl restart does: the former helper may still be about to end."""
     for _ in range(10):
@@ -169,6 +201,20 @@ def test_fstab_by_other_names_of_the_source(source, point, tmp_path, spelling):
         done = run("mount", "-T", file, "-a")
         assert (done.returncode, done.stderr) == (0, "")
     HelperMount(point).unmount()
+
+
+def test_values_with_commas_and_spaces(source, point, tmp_path):
+    """In double quotes they get through mount(8), from the command line and from fstab."""
+    log = tmp_path / "a log, and more"
+    done = run("mount", "-t", "weightfs", source[0], point, "-o", f'ro,log-file="{log}",{source[2]},noatime')
+    assert done.returncode == 0, done.stderr
+    HelperMount(point).unmount()
+    assert "mount.ready" in log.read_text()
+    log.unlink()
+    file = fstab(tmp_path, source, point, f',log-file="{log}",nofail'.replace(" ", "\\040"))
+    assert run("mount", "-T", file, "-a").returncode == 0
+    HelperMount(point).unmount()
+    assert "mount.ready" in log.read_text()
 
 
 def test_a_helper_that_is_called_directly_is_found_by_mount_a(source, point, tmp_path):

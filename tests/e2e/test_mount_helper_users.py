@@ -230,7 +230,8 @@ def test_a_user_and_a_line_in_fstab(source, own_point, namespace):
         assert f"user_id={NOBODY}" in line[5]
         [supervisor] = [pid for pid in processes_of(own_point) if status_fields(pid)["Name"] == "mount.weightfs"]
         assert set(status_fields(supervisor)["Uid"].split()) == {str(NOBODY)}
-        assert as_nobody(BINARY, "umount", own_point).returncode == 0
+        done = as_nobody("umount", own_point)
+        assert done.returncode == 0, done.stderr
         live.wait_gone()
     finally:
         subprocess.run(["umount", "/etc/fstab"], check=True)
