@@ -38,12 +38,15 @@ void attach_file(msghdr& message, ControlRoom& room, int file) {
   std::memcpy(CMSG_DATA(header), &file, sizeof file);
 }
 
+/// The only one.  The room for one has room for a second one, of somebody who speaks otherwise: it is not to stay open.
 Descriptor file_of(msghdr& message) {
   const cmsghdr* const header = CMSG_FIRSTHDR(&message);
   if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) return {};
-  int file = -1;
-  std::memcpy(&file, CMSG_DATA(header), sizeof file);
-  return Descriptor(file);
+  std::array<int, (sizeof(ControlRoom) - CMSG_LEN(0)) / sizeof(int)> files{};
+  const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  std::memcpy(files.data(), CMSG_DATA(header), count * sizeof(int));
+  for (size_t extra = 1; extra < count; ++extra) Descriptor(files.at(extra)).reset();
+  return Descriptor(count > 0 ? files[0] : -1);
 }
 
 bool wait_readable(int socket, std::chrono::milliseconds limit) {
