@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -80,6 +81,8 @@ void default_signals() {
   } else {
     ::dup2(channel, DaemonProcess::kChannelInDaemon);
   }
+  // What we were started with is not the daemon's: a shell's files, or the connection that somebody else has mounted.
+  ::close_range(DaemonProcess::kChannelInDaemon + 1, ~0U, CLOSE_RANGE_CLOEXEC);
   auto entries = environment();
   const auto argv = pointers(arguments);
   const auto names = pointers(entries);
