@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "common/log.h"
+#include "common/work_mark.h"
 
 namespace weightfs {
 namespace {
@@ -24,11 +25,9 @@ struct OwnSlot {
 };
 
 thread_local OwnSlot own;
-/// What a signal handler may look at: plain, and there from the thread's beginning.
-thread_local constinit FlightBoard::Slot* marked = nullptr;
 
 void on_crash(int signal) {
-  if (marked != nullptr) marked->crashed.store(1, std::memory_order_relaxed);
+  if (work_mark != nullptr) work_mark->store(1, std::memory_order_relaxed);
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }
@@ -55,7 +54,7 @@ Flight flight_of(const fuse_in_header& header, Bytes message) {
 
 void RequestGuard::idle() {
   if (own.slot != nullptr) FlightBoard::end(*own.slot);
-  marked = nullptr;
+  work_mark = nullptr;
   if (own.alone.owns_lock()) own.alone.unlock();
 }
 
@@ -71,7 +70,7 @@ bool RequestGuard::taken(const fuse_in_header& header, Bytes message) {
   board_->note_progress();
   if (auto* const slot = slot_of_thread(*board_)) {
     FlightBoard::begin(*slot, flight);
-    marked = slot;
+    work_mark = &slot->crashed;
   }
   return true;
 }
@@ -79,7 +78,7 @@ bool RequestGuard::taken(const fuse_in_header& header, Bytes message) {
 void RequestGuard::answered(uint64_t unique) {
   if (own.slot == nullptr || own.slot->unique.load(std::memory_order_relaxed) != number_of(unique)) return;
   FlightBoard::end(*own.slot);
-  marked = nullptr;
+  work_mark = nullptr;
   board_->note_progress();
 }
 

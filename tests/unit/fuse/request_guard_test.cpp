@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/work_mark.h"
 #include "unit/support/in_child.h"
 
 namespace weightfs::test {
@@ -253,6 +254,19 @@ TEST_F(RequestGuardTest, RealCrashesToo) {
     *nowhere = 1;
   });
   EXPECT_EQ(crashed(), std::vector<uint64_t>{17});
+}
+
+TEST_F(RequestGuardTest, AThreadThatHelpsMarksTheRequestThatItHelpsWith) {
+  run_daemon(SIGABRT, [] {
+    std::thread([mark = work_mark] {
+      const WithWorkMark here(mark);
+      std::abort();
+    }).join();
+  });
+  EXPECT_EQ(crashed(), std::vector<uint64_t>{17});
+  board_ = *FlightBoard::make();
+  run_daemon(SIGABRT, [] { std::thread([] { std::abort(); }).join(); });
+  EXPECT_TRUE(crashed().empty());
 }
 
 TEST_F(RequestGuardTest, AKilledProcessMarksNothing) {
