@@ -188,6 +188,8 @@ ssize_t Session::Impl::send_init_reply(int fd, iovec* parts, int count) {
   }
   kernel_is_ready(fd, use_passthrough);
   if (on_ready) on_ready();
+  // Last: a successor's readers wait already, and must not find it half made.
+  if (attachment) attachment->open(fd);
   return sent;
 }
 
@@ -212,7 +214,6 @@ void Session::Impl::kernel_is_ready(int fd, bool use_passthrough) {
     negotiated.read_ahead = ahead.bytes;
     negotiated.read_ahead_problem = ahead.problem;
   }
-  if (attachment) attachment->open(fd);
 }
 
 /// What takes privileges, a supervisor does for us.
