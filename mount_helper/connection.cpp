@@ -34,6 +34,14 @@ bool poll_for(int device, short events, int limit) {
   return ::poll(&ready, 1, limit) > 0 && (ready.revents & (events | POLLERR)) != 0;
 }
 
+/// Of the kernel's files about a connection, where they are mounted.
+Descriptor open_control(const std::string& id, const char* name, int flags) {
+  const size_t colon = id.find(':');
+  if (colon == std::string::npos) return {};
+  const std::string path = fmt::format("/sys/fs/fuse/connections/{}/{}", id.substr(colon + 1), name);
+  return Descriptor(::open(path.c_str(), flags | O_CLOEXEC));
+}
+
 Result<std::string> read_init(int device) {
   std::string message(kReadBytes, '\0');
   const ssize_t got = poll_for(device, POLLIN, kInitLimit) ? ::read(device, message.data(), message.size()) : -1;
@@ -108,11 +116,15 @@ bool has_requests(int device) {
   return ::poll(&state, 1, 0) > 0 && (state.revents & POLLIN) != 0;
 }
 
+std::optional<bool> has_unanswered(const std::string& id) {
+  const Descriptor file = open_control(id, "waiting", O_RDONLY);
+  char digit = '0';
+  if (!file || ::read(file.get(), &digit, 1) != 1) return std::nullopt;
+  return digit != '0';
+}
+
 void abort_connection(const std::string& id) {
-  const size_t colon = id.find(':');
-  if (colon == std::string::npos) return;
-  const std::string path = fmt::format("/sys/fs/fuse/connections/{}/abort", id.substr(colon + 1));
-  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  const Descriptor file = open_control(id, "abort", O_WRONLY);
   if (file) static_cast<void>(::write(file.get(), "1", 1) < 0);
 }
 

@@ -306,13 +306,18 @@ void Supervisor::restart(const std::string& how) {
   kept_.forget_all(inherited::kOfConnection);
 }
 
+/// A process that was stopped (SIGSTOP, a frozen cgroup) may have taken a request and not come to writing it down: then
+/// only the kernel knows, or, where it does not tell us, we only know that the process does nothing.
+bool Supervisor::somebody_waits() {
+  const uint64_t beats = serving_->board().beats();
+  const bool silent = std::exchange(beats_, beats) == beats && beats != 0;
+  return has_requests(connection_->device.get()) || !serving_->board().flights().empty() ||
+         has_unanswered(connection_->id).value_or(silent);
+}
+
 void Supervisor::check_progress() {
   if (!serving_ || !connection_ || hung_ || stop_by_) return;
-  // A process that was stopped (SIGSTOP, a frozen cgroup) may have taken a request and not come to writing it down.
-  const uint64_t beats = serving_->board().beats();
-  const bool silent = beats != 0 && std::exchange(beats_, beats) == beats;
-  const bool wait = silent || has_requests(connection_->device.get()) || !serving_->board().flights().empty();
-  if (!hangs_.look(serving_->board().progress(), wait, Clock::now())) return;
+  if (!hangs_.look(serving_->board().progress(), somebody_waits(), Clock::now())) return;
   log::event(log::Level::kError, "daemon.hangs", "process {} has not got on for {} while requests wait", serving_->id(),
              human_seconds(std::chrono::duration<double>(options_.hang_limit).count()));
   hung_ = true;

@@ -70,6 +70,7 @@ class Supervisor {
   void on_next_end();
   void on_serving_end();
   void restart(const std::string& how);
+  bool somebody_waits();
   void check_progress();
   void begin_stop();
   void on_ending();
