@@ -243,10 +243,10 @@ void Supervisor::on_next_end() {
   drain(*next_);
   const int status = *next_->end();
   next_.reset();
-  const std::string why = failure_.empty() ? "the new process " + describe_end(status) : failure_;
+  const std::string how = describe_end(status) + (failure_.empty() ? "" : ": " + failure_);
   if (serving_) {
     wanted_program_.reset();
-    if (orders_) orders_->answer(fmt::format("failed: {}; the former process serves on", why));
+    if (orders_) orders_->answer(fmt::format("failed: the new process {}; the former process serves on", how));
     return;
   }
   if (!connection_) {
@@ -254,7 +254,7 @@ void Supervisor::on_next_end() {
     return;
   }
   start_at_ = Clock::now() + kRetryPause;
-  restart(why);
+  restart(how);
 }
 
 /// The daemon that had the connection has ended.
