@@ -391,6 +391,7 @@ void Supervisor::give_up(const std::string& why) {
 
 void Supervisor::clean_up() {
   next_.reset();
+  if (stop_by_) take_name_away();  // if the daemon did not come to wanting that
   if (serving_ && !serving_->end()) {
     log::event(log::Level::kWarn, "mount.readers_cut_off", "{}: files were still open", quote(options_.mount_point));
     if (!serving_->kill() && connection_) abort_connection(connection_->id);  // stuck in the kernel
