@@ -29,7 +29,6 @@ constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
 constexpr auto kTick = std::chrono::milliseconds(500);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
-constexpr auto kDeath = std::chrono::seconds(2);              // between the end of a channel and that of its process
 constexpr auto kNow = std::chrono::milliseconds(0);
 
 Descriptor signal_events() {
@@ -75,6 +74,7 @@ int Supervisor::run() {
     if (serving_) drain(*serving_);
     if (serving_ && serving_->end()) on_serving_end();
     if (orders_) on_order();
+    check_heard();
     check_progress();
     if (start_at_ && Clock::now() >= *start_at_) start_next();
     if (stop_by_ && Clock::now() >= *stop_by_) outcome_ = 0;
@@ -135,15 +135,20 @@ void Supervisor::on_signal() {
   begin_stop();
 }
 
-/// Everything that a daemon has said so far.  One that dies closes its channel a moment before it has ended, and then
-/// what it kept is what its successor needs.
+/// Everything that a daemon has said so far.
 void Supervisor::drain(DaemonProcess& daemon) {
-  while (auto message = daemon.channel().receive(kNow)) take(daemon, *std::move(message));
-  if (&daemon != serving_.get() || !daemon.channel().is_closed() || kept_.size() == 0) return;
-  if (!daemon.end_within(kDeath)) {
-    log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped", daemon.id());
-    kept_.clear();
+  while (daemon.channel().has_message()) {
+    if (auto message = daemon.channel().receive(kNow)) take(daemon, *std::move(message));
   }
+}
+
+/// A daemon whose channel is closed is just ending, most often.  If not, what it keeps is no longer heard.
+void Supervisor::check_heard() {
+  if (!serving_ || !serving_->channel().is_closed()) return unheard_since_.reset();
+  if (!unheard_since_) unheard_since_ = Clock::now();
+  if (kept_.size() == 0 || Clock::now() - *unheard_since_ < kGrace) return;
+  log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped", serving_->id());
+  kept_.clear();
 }
 
 void Supervisor::take(DaemonProcess& daemon, Message message) {

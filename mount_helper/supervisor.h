@@ -71,6 +71,7 @@ class Supervisor {
   void on_serving_end();
   void restart(const std::string& how);
   bool somebody_waits();
+  void check_heard();
   void check_progress();
   void begin_stop();
   void on_ending();
@@ -103,7 +104,8 @@ class Supervisor {
   std::string failure_;  ///< what a daemon said when it ended by itself
   bool served_ = false;
   Clock::time_point said_alive_{};
-  Clock::time_point lost_at_{};                // when readers last began to wait for a daemon
+  std::optional<Clock::time_point> unheard_since_;  // serving_, which has not ended
+  Clock::time_point lost_at_{};  // when readers last began to wait for a daemon
   std::optional<Clock::time_point> start_at_;  // of the next daemon
   std::optional<Clock::time_point> stop_by_;   // when we are to end at the latest
   std::optional<int> outcome_;                 // exit status

@@ -123,6 +123,11 @@ std::optional<Message> Channel::receive(std::chrono::milliseconds limit) const {
   return message;
 }
 
+bool Channel::has_message() const {
+  char byte = 0;
+  return ::recv(socket_.get(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 bool Channel::is_closed() const {
   char byte = 0;
   // A message of no bytes looks the same; nobody sends any.

@@ -57,6 +57,8 @@ class Channel {
   bool send(const Message& message, int file = -1) const;
   /// Waits for so long; nothing when none came, or the channel is closed, or what came was no message.
   std::optional<Message> receive(std::chrono::milliseconds limit) const;
+  /// True when there is one to receive, if only nonsense.
+  bool has_message() const;
   /// True once the peer has closed it and everything that it had said was received.
   bool is_closed() const;
   /// Ends it for both sides; a receive() that waits returns.  From any thread.

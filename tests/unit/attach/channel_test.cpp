@@ -190,6 +190,19 @@ TEST_F(ChannelTest, NonsenseCostsAMessage) {
   }
 }
 
+TEST_F(ChannelTest, NonsenseBetweenMessagesHidesNone) {
+  EXPECT_FALSE(there().has_message());
+  send_raw("x");
+  ASSERT_TRUE(here().send(message(Message::Kind::kReady, {}, "said")));
+  close_here();
+  std::vector<std::string> heard;
+  while (here().has_message()) {  // the other one, now
+    if (const auto got = here().receive(kNow)) heard.push_back(got->bytes);
+  }
+  EXPECT_EQ(heard, std::vector<std::string>{"said"});
+  EXPECT_TRUE(here().is_closed());
+}
+
 TEST_F(ChannelTest, KindsOfLaterVersionsArrive) {
   send_raw(header(4711, 1) + "kb");
   const auto got = there().receive(kSoon);
