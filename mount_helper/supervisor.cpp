@@ -17,6 +17,7 @@
 #include "attach/mount_point.h"
 #include "attach/read_ahead.h"
 #include "attach/supervisor_link.h"
+#include "common/keeper.h"
 #include "common/log.h"
 #include "common/text.h"
 
@@ -156,7 +157,7 @@ void Supervisor::take(DaemonProcess& daemon, Message message) {
   const int device = connection_ ? connection_->device.get() : -1;
   using Kind = Message::Kind;
   if (message.kind == Kind::kLoaded && !serves) return on_loaded();
-  if (message.kind == Kind::kFailed) failure_ = message.bytes;
+  if (message.kind == Kind::kFailed) failure_ = message.bytes.substr(0, Keeper::kMaxBytes);
   if (!serves) return;
   if (message.kind == Kind::kKeep || message.kind == Kind::kForget) return kept_.take(std::move(message));
   if (message.kind == Kind::kOpenBacking) return answer(daemon, message, open_backing_file(device, message.file.get()));
@@ -189,7 +190,7 @@ void Supervisor::on_loaded() {
   if (!connection_ && !connect()) return;
   hangs_.begin();
   serving_ = std::move(next_);
-  hand_over(*serving_);  // a daemon that does not listen ends, and that is seen
+  if (!hand_over(*serving_)) serving_->signal(SIGKILL);  // it would wait for the rest
 }
 
 bool Supervisor::connect() {
