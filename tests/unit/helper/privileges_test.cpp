@@ -111,8 +111,8 @@ TEST_F(PrivilegesTest, WhatIsGivenUpIsGone) {
 TEST_F(PrivilegesTest, TheSupervisorKeepsWhatItNeeds) {
   const auto status = after([] { return keep_only_needed().has_value(); });
   uint64_t needed = 0;
-  for (const unsigned one : {CAP_SYS_ADMIN, CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_DAC_OVERRIDE, CAP_CHOWN,
-                             CAP_DAC_READ_SEARCH, CAP_SYS_RESOURCE}) {
+  for (const int one : {CAP_SYS_ADMIN, CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP, CAP_DAC_OVERRIDE, CAP_CHOWN,
+                        CAP_DAC_READ_SEARCH, CAP_SYS_RESOURCE}) {
     needed |= uint64_t{1} << one;
   }
   expect_only(status, needed & all_here());
