@@ -58,7 +58,7 @@ class DaemonProcess {
   void signal(int number) const;
   /// Its wait status, once it has ended.
   std::optional<int> end();
-  /// The same, after waiting for that for so long at most.
+  /// The same, but waits for it so long.
   std::optional<int> end_within(std::chrono::milliseconds limit);
   /// Kills it and waits for it, but not for ever: a process may be stuck in the kernel.
   std::optional<int> kill();
