@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -19,6 +20,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
 #include <string_view>
 
 #include "common/text.h"
@@ -28,6 +32,7 @@ namespace {
 
 constexpr int kCannotStart = 127;
 constexpr auto kPatience = std::chrono::seconds(5);
+constexpr auto kSettled = std::chrono::milliseconds(100);  // of a process that dies: what runs has come to its end
 
 /// What a daemon, and hooks that it runs, may need to know; nothing that changes what code they run.
 constexpr std::array<std::string_view, 11> kEnvironment = {
@@ -91,6 +96,35 @@ void default_signals() {
   ::_exit(kCannotStart);
 }
 
+/// A thread that has ended, or that was killed and waits in the kernel for something else than a processor.
+bool is_dead_thread(const std::string& stat_path) {
+  constexpr uint64_t kExiting = 0x4;  // PF_EXITING
+  constexpr uint64_t kKillPending = uint64_t{1} << (SIGKILL - 1);
+  std::ifstream file(stat_path);
+  std::string line;
+  if (!std::getline(file, line)) return true;
+  std::istringstream fields(line.substr(std::min(line.size(), line.rfind(')') + 1)));
+  std::vector<std::string> words{std::istream_iterator<std::string>(fields), {}};  // from the state, the third field, on
+  constexpr size_t kFlags = 6;
+  constexpr size_t kPending = 28;
+  if (words.size() <= kPending) return false;
+  if (words[0] == "Z" || words[0] == "X") return true;
+  const bool killed = (parse_decimal(words[kFlags]).value_or(0) & kExiting) != 0 ||
+                      (parse_decimal(words[kPending]).value_or(0) & kKillPending) != 0;
+  return killed && words[0] == "D";
+}
+
+/// A process none of whose threads will ever do anything again.  Looks at the first thread only, as long as it lives.
+bool is_stuck_dead(pid_t process) {
+  const std::string folder = fmt::format("/proc/{}", process);
+  if (!is_dead_thread(fmt::format("{0}/task/{1}/stat", folder, process))) return false;
+  std::error_code error;
+  for (const auto& thread : std::filesystem::directory_iterator(folder + "/task", error)) {
+    if (!is_dead_thread(thread.path().string() + "/stat")) return false;
+  }
+  return !error;
+}
+
 std::filesystem::path own_folder() {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
@@ -148,10 +182,26 @@ std::optional<int> DaemonProcess::end_within(std::chrono::milliseconds limit) {
   return end();
 }
 
-std::optional<int> DaemonProcess::kill() {
-  if (end()) return end_;
+bool DaemonProcess::is_over() {
+  if (end()) return true;
+  if (!is_stuck_dead(id_)) {
+    stuck_since_.reset();
+    return false;
+  }
+  const auto now = std::chrono::steady_clock::now();
+  if (!stuck_since_) stuck_since_ = now;
+  return now - *stuck_since_ >= kSettled;
+}
+
+bool DaemonProcess::kill() {
+  if (end()) return true;
   signal(SIGKILL);
-  return end_within(kPatience);
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (!is_over()) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    end_within(kSettled / 4);
+  }
+  return true;
 }
 
 std::string describe_end(int wait_status) {

@@ -60,8 +60,11 @@ class DaemonProcess {
   std::optional<int> end();
   /// The same, but waits for it so long.
   std::optional<int> end_within(std::chrono::milliseconds limit);
-  /// Kills it and waits for it, but not for ever: a process may be stuck in the kernel.
-  std::optional<int> kill();
+  /// It has ended; or it was killed and can do nothing any more, because what is left of it waits in the kernel, perhaps
+  /// for an answer that only the next daemon can give.
+  bool is_over();
+  /// Kills it and waits until it is over, but not for ever.
+  bool kill();
 
  private:
   DaemonProcess(pid_t id, Descriptor process, Channel channel, std::unique_ptr<FlightBoard> board)
@@ -72,6 +75,7 @@ class DaemonProcess {
   Channel channel_;
   const std::unique_ptr<FlightBoard> board_;
   std::optional<int> end_;
+  std::optional<std::chrono::steady_clock::time_point> stuck_since_;
 };
 
 /// "was killed (SIGKILL)", "ended with status 3".

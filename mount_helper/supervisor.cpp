@@ -28,7 +28,7 @@ constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
 constexpr int kMountFailedStatus = 32;
 constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
-constexpr auto kTick = std::chrono::milliseconds(500);
+constexpr auto kTick = std::chrono::milliseconds(250);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
 constexpr auto kNow = std::chrono::milliseconds(0);
 
@@ -73,7 +73,8 @@ int Supervisor::run() {
     if (next_) drain(*next_);
     if (next_ && next_->end()) on_next_end();
     if (serving_) drain(*serving_);
-    if (serving_ && serving_->end()) on_serving_end();
+    if (serving_ && serving_->is_over()) on_serving_end();
+    std::erase_if(stuck_, [](const Daemon& daemon) { return daemon->end().has_value(); });
     if (orders_) on_order();
     check_heard();
     check_progress();
@@ -185,7 +186,7 @@ void Supervisor::on_loaded() {
     lost_at_ = Clock::now();
     if (!serving_->kill()) return;  // stuck in the kernel; it is heard of again when it has ended
     drain(*serving_);
-    serving_.reset();
+    bury(std::move(serving_));
   }
   if (!connection_ && !connect()) return;
   hangs_.begin();
@@ -266,17 +267,19 @@ void Supervisor::on_next_end() {
 /// The daemon that had the connection has ended.
 void Supervisor::on_serving_end() {
   drain(*serving_);
-  const int status = *serving_->end();
+  const auto status = serving_->end();
   const auto flights = serving_->board().flights();
-  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung : kind_of(status);
-  serving_.reset();
+  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung : status ? kind_of(*status) : EndKind::kKilled;
+  bury(std::move(serving_));
   const bool over = is_over(connection_->device.get());
   if (over || stop_by_) {
     outcome_ = 0;
     return;
   }
   lost_at_ = Clock::now();
-  const std::string how = kind == EndKind::kHung ? "hung, and was killed" : describe_end(status);
+  const std::string how = kind == EndKind::kHung ? "hung, and was killed"
+                          : status               ? describe_end(*status)
+                                                 : "was killed, and has not ended yet";
   suspects_.note_end(kind, flights, options_.hang_limit, lost_at_);
   for (const Flight& flight : suspects_.condemned()) {
     log::event(log::Level::kError, "request.condemned",
@@ -285,6 +288,11 @@ void Supervisor::on_serving_end() {
   }
   start_at_ = lost_at_;
   restart(failure_.empty() ? how : how + ": " + failure_);
+}
+
+/// One that is over.
+void Supervisor::bury(Daemon daemon) {
+  if (!daemon->end()) stuck_.push_back(std::move(daemon));
 }
 
 /// One more daemon is to be started, at start_at_.
@@ -403,6 +411,9 @@ void Supervisor::clean_up() {
     if (!serving_->kill() && connection_) abort_connection(connection_->id);  // stuck in the kernel
   }
   serving_.reset();
+  const bool stuck = std::any_of(stuck_.begin(), stuck_.end(), [](const Daemon& daemon) { return !daemon->end(); });
+  if (stuck && connection_) abort_connection(connection_->id);
+  stuck_.clear();
 }
 
 }  // namespace weightfs::helper

@@ -69,6 +69,7 @@ class Supervisor {
   void on_ready(const std::string& line);
   void on_next_end();
   void on_serving_end();
+  void bury(Daemon daemon);
   void restart(const std::string& how);
   bool somebody_waits();
   void check_heard();
@@ -98,6 +99,7 @@ class Supervisor {
   Daemon next_;        // looks at the source
   Daemon serving_;     // has the connection
   uint64_t beats_ = 0;  // of serving_, when last looked at
+  std::vector<Daemon> stuck_;  // killed; what is left of them waits in the kernel
   bool hung_ = false;  // serving_ was killed by us for that
   uint64_t restarts_ = 0;
   std::string last_end_;
