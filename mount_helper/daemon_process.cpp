@@ -32,7 +32,7 @@ namespace {
 
 constexpr int kCannotStart = 127;
 constexpr auto kPatience = std::chrono::seconds(5);
-constexpr auto kSettled = std::chrono::milliseconds(100);  // of a process that dies: what runs has come to its end
+constexpr auto kSettled = std::chrono::milliseconds(60);  // of a process that dies: what runs has come to its end
 
 /// What a daemon, and hooks that it runs, may need to know; nothing that changes what code they run.
 constexpr std::array<std::string_view, 11> kEnvironment = {
@@ -109,9 +109,8 @@ bool is_dead_thread(const std::string& stat_path) {
   constexpr size_t kPending = 28;
   if (words.size() <= kPending) return false;
   if (words[0] == "Z" || words[0] == "X") return true;
-  const bool killed = (parse_decimal(words[kFlags]).value_or(0) & kExiting) != 0 ||
-                      (parse_decimal(words[kPending]).value_or(0) & kKillPending) != 0;
-  return killed && words[0] == "D";
+  if ((parse_decimal(words[kFlags]).value_or(0) & kExiting) != 0) return true;
+  return (parse_decimal(words[kPending]).value_or(0) & kKillPending) != 0 && words[0] == "D";
 }
 
 /// A process none of whose threads will ever do anything again.  Looks at the first thread only, as long as it lives.
@@ -175,11 +174,14 @@ std::optional<int> DaemonProcess::end() {
   return end_;
 }
 
-std::optional<int> DaemonProcess::end_within(std::chrono::milliseconds limit) {
-  if (end()) return end_;
+bool DaemonProcess::is_over_within(std::chrono::milliseconds limit) {
+  const auto until = std::chrono::steady_clock::now() + limit;
   pollfd ended{process_.get(), POLLIN, 0};
-  ::poll(&ended, 1, static_cast<int>(limit.count()));
-  return end();
+  while (!is_over()) {
+    if (std::chrono::steady_clock::now() >= until) return false;
+    ::poll(&ended, 1, static_cast<int>((kSettled / 4).count()));
+  }
+  return true;
 }
 
 bool DaemonProcess::is_over() {
@@ -196,12 +198,7 @@ bool DaemonProcess::is_over() {
 bool DaemonProcess::kill() {
   if (end()) return true;
   signal(SIGKILL);
-  const auto until = std::chrono::steady_clock::now() + kPatience;
-  while (!is_over()) {
-    if (std::chrono::steady_clock::now() >= until) return false;
-    end_within(kSettled / 4);
-  }
-  return true;
+  return is_over_within(kPatience);
 }
 
 std::string describe_end(int wait_status) {

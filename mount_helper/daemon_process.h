@@ -58,11 +58,13 @@ class DaemonProcess {
   void signal(int number) const;
   /// Its wait status, once it has ended.
   std::optional<int> end();
-  /// The same, but waits for it so long.
-  std::optional<int> end_within(std::chrono::milliseconds limit);
   /// It has ended; or it was killed and can do nothing any more, because what is left of it waits in the kernel, perhaps
   /// for an answer that only the next daemon can give.
   bool is_over();
+  /// Waits for it.
+  bool is_over_within(std::chrono::milliseconds limit);
+  /// It begins to look as if it were over: look again soon.
+  bool is_ending() const { return stuck_since_.has_value(); }
   /// Kills it and waits until it is over, but not for ever.
   bool kill();
 

@@ -28,7 +28,8 @@ constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
 constexpr int kMountFailedStatus = 32;
 constexpr int kUsageStatus = 2;                   // the daemon's
 constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
-constexpr auto kTick = std::chrono::milliseconds(250);
+constexpr auto kTick = std::chrono::milliseconds(100);
+constexpr auto kShortTick = std::chrono::milliseconds(20);
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
 constexpr auto kNow = std::chrono::milliseconds(0);
 
@@ -120,6 +121,7 @@ void Supervisor::wait_for_events() {
 
 std::chrono::milliseconds Supervisor::pause() const {
   auto longest = std::chrono::milliseconds(kTick);
+  if (serving_ && serving_->is_ending()) longest = kShortTick;
   if (options_.hang_limit.count() > 0) longest = std::min(longest, options_.hang_limit / 10);
   if (const auto watchdog = service_.watchdog()) {
     longest = std::min(longest, std::chrono::duration_cast<std::chrono::milliseconds>(*watchdog / 3));
