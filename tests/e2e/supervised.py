@@ -65,7 +65,9 @@ def option_text(options: dict) -> str:
         if value is True:
             words.append(name)
         elif value is not None and value is not False:
-            text = str(value).replace("\\", "\\\\").replace(",", "\\,")
+            text = str(value)
+            if any(special in text for special in ',"\\'):
+                text = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
             words.append(f"{name}={text}")
     return ",".join(words)
 
