@@ -49,11 +49,11 @@ class Publisher:
 
 
 def kill_again_and_again(mounted, readers) -> int:
-    """Kills every daemon once, 0.05 to 0.4 s after the one before, whatever it is at; how many."""
+    """Kills every daemon once, 0.05 to 0.4 s after it was started, whatever it is at; how many."""
     chance, dead, kills = random.Random(5), 0, 0
     while kills < KILLS and not readers.is_troubled():
-        time.sleep(chance.uniform(0.05, 0.4))
         pid = wait_until(lambda: (found := mounted.daemon()) != dead and found, what="another daemon", pause=0.001)
+        time.sleep(chance.uniform(0.05, 0.4))
         os.kill(pid, 9)
         dead, kills = pid, kills + 1
     return kills
