@@ -91,10 +91,11 @@ def test_without_a_supervisor_the_daemon_serves_on(run, attempt, supervise):
     name = run.publish()
     wait_until(lambda: mounted.now()["latest"] == name, what="the new version")
     assert json_of("status", mounted.path)["pid"] == daemon
+    assert mounted.now()["supervisor"]["alive"] is False and "has ended" in succeed("status", mounted.path)
     done = restart(mounted)
     assert done.returncode != 0 and "cannot be restarted" in done.stderr
     succeed("umount", mounted.path)
-    wait_end(daemon, SOON)
+    assert not is_alive(daemon), "umount waits for the last process"
     # Nobody is left who would remove the marker; it says how to mount again.
     assert set(mounted.entries_below()) <= {MARKER}
     again = supervise(run, point=mounted.path)

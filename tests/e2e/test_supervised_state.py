@@ -8,8 +8,8 @@ import time
 
 import pytest
 from conftest import succeed
-from following import (Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of, state_of, wait_admitted, wait_latest,
-                       wait_state, wait_until)
+from following import (Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of, wait_admitted,
+                       wait_latest, wait_state, wait_until)
 from supervised import children, supervise
 from test_follow_advance import lines_of, lose_digests, wait_runs
 from test_follow_latest import NEVER, new_tree, open_through_latest
@@ -285,7 +285,8 @@ def is_scraped(port):
 
 def test_status_tells_of_restarts(run, supervise):
     mounted = supervise(run)
-    assert mounted.now()["supervisor"] == {"pid": mounted.supervisor, "restarts": 0, "last_end": ""}
+    assert mounted.now()["supervisor"] == {"pid": mounted.supervisor, "alive": True, "restarts": 0,
+                                          "last_end": ""}
     before = mounted.first
     for number, name in [(9, "SIGKILL"), (6, "SIGABRT"), (11, "SIGSEGV")]:
         mounted.kill_and_wait(number)
