@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <fstream>
 
 #include "attach/backing_file.h"
 #include "attach/control_socket.h"
@@ -42,8 +43,19 @@ Descriptor signal_events() {
   return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
-EndKind kind_of(int wait_status) {
-  return WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL ? EndKind::kKilled : EndKind::kCrashed;
+/// How many processes the kernel has killed for want of memory, of all that it runs.
+uint64_t out_of_memory_kills() {
+  std::ifstream file("/proc/vmstat");
+  uint64_t count = 0;
+  for (std::string name; file >> name >> count;) {
+    if (name == "oom_kill") return count;
+  }
+  return 0;
+}
+
+EndKind kind_of(int wait_status, bool out_of_memory) {
+  const bool killed = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL;
+  return killed && !out_of_memory ? EndKind::kKilled : EndKind::kCrashed;
 }
 
 Message inherit(std::string_view key, std::string bytes) {
@@ -64,7 +76,8 @@ Supervisor::Supervisor(SupervisorOptions options, DaemonProgram program, Descrip
       ready_(std::move(ready)),
       signals_(signal_events()),
       limit_(options_.restarts, options_.restart_window),
-      hangs_(options_.hang_limit) {}
+      hangs_(options_.hang_limit),
+      oom_kills_(out_of_memory_kills()) {}
 
 int Supervisor::run() {
   start_next();
@@ -271,7 +284,11 @@ void Supervisor::on_serving_end() {
   drain(*serving_);
   const auto status = serving_->end();
   const auto flights = serving_->board().flights();
-  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung : status ? kind_of(*status) : EndKind::kKilled;
+  const uint64_t oom_kills = out_of_memory_kills();
+  const bool out_of_memory = std::exchange(oom_kills_, oom_kills) != oom_kills;
+  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung
+                       : status                    ? kind_of(*status, out_of_memory)
+                                                   : EndKind::kKilled;
   bury(std::move(serving_));
   const bool over = is_over(connection_->device.get());
   if (over || stop_by_) {

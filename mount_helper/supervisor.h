@@ -96,6 +96,7 @@ class Supervisor {
   Suspects suspects_;
   RestartLimit limit_;
   HangWatch hangs_;
+  uint64_t oom_kills_;  // on this machine, when we last looked
   Daemon next_;        // looks at the source
   Daemon serving_;     // has the connection
   uint64_t beats_ = 0;  // of serving_, when last looked at

@@ -17,6 +17,7 @@ void Suspects::note_end(EndKind kind, const std::vector<Flight>& flights, std::c
                         TimePoint now) {
   condemned_.clear();
   std::erase_if(records_, [&](const auto& record) { return now - record.second.last >= kMemory; });
+  if (kind == EndKind::kKilled) return;
   const bool known = std::any_of(flights.begin(), flights.end(), [](const Flight& flight) { return flight.crashed; });
   for (const Flight& flight : flights) {
     Record& record = records_[flight.unique];

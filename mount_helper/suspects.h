@@ -12,8 +12,8 @@ namespace weightfs::helper {
 
 /// How a daemon ended.
 enum class EndKind {
-  kKilled,   ///< SIGKILL from somebody, perhaps the kernel for want of memory
-  kCrashed,  ///< another signal, or it gave up by itself
+  kKilled,   ///< SIGKILL from somebody: no request is to blame
+  kCrashed,  ///< another signal, it gave up by itself, or the kernel killed it for want of memory
   kHung,     ///< we killed it
 };
 

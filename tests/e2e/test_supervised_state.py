@@ -5,11 +5,12 @@ import mmap
 import os
 import shlex
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import succeed
-from following import (Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of, wait_admitted,
-                       wait_latest, wait_state, wait_until)
+from following import (FastRun, Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of,
+                       wait_admitted, wait_latest, wait_state, wait_until)
 from supervised import children, supervise
 from test_follow_advance import lines_of, lose_digests, wait_runs
 from test_follow_latest import NEVER, new_tree, open_through_latest
@@ -96,6 +97,24 @@ def test_what_left_the_listing_stays_readable(run, supervise):
             held.assert_files()
             held.assert_folder()
         assert mounted.versions() == ["base", run.names[-1]]
+    mounted.finish()
+
+
+def test_a_slow_read_is_not_blamed_for_kills_by_others(tmp_path, supervise):
+    """It takes several times as long as any of these daemons lives."""
+    run = FastRun(tmp_path, dict.fromkeys(("a.weight", "b.weight"), (64, 1 << 20)))
+    name = run.publish()
+    mounted = supervise(run, warm="none", passthrough="off")
+    with open(mounted / name / run.shards[0], "rb", buffering=0) as file:
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(os.pread, file.fileno(), 4096, 1 << 20)
+            dead = 0
+            for _ in range(8):
+                pid = wait_until(lambda: (found := mounted.daemon()) != dead and found, what="a daemon", pause=0.001)
+                time.sleep(0.08)
+                os.kill(pid, 9)
+                dead = pid
+            assert reading.result(30) == b"\1\0" * 2048
     mounted.finish()
 
 
@@ -217,8 +236,7 @@ def test_memory_is_given_back_after_a_restart(run, supervise):
     assert_exact(mounted, run)
     cold = descriptors(mounted.supervisor)
     warm(mounted, name)
-    held = descriptors(mounted.supervisor)
-    assert held > cold
+    held = wait_until(lambda: (found := descriptors(mounted.supervisor)) > cold and found, 5, "descriptors of memory")
     mounted.kill_and_wait()
     assert mounted.now()["memory"]["warm"] > 0
     warm(mounted, name, "--drop")
