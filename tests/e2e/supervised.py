@@ -55,6 +55,14 @@ def wait_end(pid: int, limit: float = LIMIT) -> None:
     wait_until(lambda: not is_alive(pid), limit, f"end of process {pid}", pause=0.005)
 
 
+def stop(pid: int) -> None:
+    """SIGSTOP, and waits until it has stopped every thread: one of them may just have been given a request."""
+    os.kill(pid, signal.SIGSTOP)
+    states = [Path(f"/proc/{pid}/task/{thread}/stat") for thread in os.listdir(f"/proc/{pid}/task")]
+    wait_until(lambda: all(state.read_text().rpartition(")")[2].split()[0] in "TZX" for state in states),
+               what=f"process {pid} to stop", pause=0.001)
+
+
 # --- options --------------------------------------------------------------------------------------
 
 

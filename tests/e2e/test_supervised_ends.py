@@ -16,8 +16,8 @@ import traceback
 import pytest
 from conftest import json_of, run_weightfs, succeed
 from following import Held, assert_exact, holds_for, make_run, wait_until
-from supervised import (HELPER, MARKER, REPEAT, SOON, is_alive, replace_program, restart, send, supervise,
-                        own_binaries, wait_end)
+from supervised import (HELPER, MARKER, REPEAT, SOON, is_alive, replace_program, restart, send, stop,
+                        supervise, own_binaries, wait_end)
 
 SHARD = "model-00001-of-00002.safetensors"
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -219,7 +219,7 @@ def test_a_daemon_that_hangs_is_replaced(run, attempt, supervise):
     mounted = supervise(run, hang=1, warm="none")
     stopped = mounted.daemon()
     began = time.monotonic()
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     readers = [Background(lambda name=name: read_past_the_cache(mounted, run, name)) for name in run.folders]
     for reader in readers:
         reader.done()
@@ -235,7 +235,7 @@ def test_a_daemon_that_hangs_is_replaced(run, attempt, supervise):
 def test_nobody_waits_for_one_that_nobody_asks(run, supervise):
     mounted = supervise(run, hang=1)
     stopped = mounted.daemon()
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     holds_for(lambda: mounted.daemon() == stopped, 3, "it was replaced")
     os.kill(stopped, signal.SIGCONT)
     assert mounted.restarts() == 0
@@ -244,7 +244,7 @@ def test_nobody_waits_for_one_that_nobody_asks(run, supervise):
 
 def test_a_stop_shorter_than_the_limit_is_borne(run, supervise):
     mounted = supervise(run, hang=3)
-    os.kill(mounted.first, signal.SIGSTOP)
+    stop(mounted.first)
     reader = Background(lambda: os.listdir(mounted.path))
     time.sleep(1)
     os.kill(mounted.first, signal.SIGCONT)
@@ -299,9 +299,9 @@ def test_a_source_that_comes_back(run, supervise):
 # --- another version of the program ---------------------------------------------------------------
 
 
-def read_again_and_again(mounted, run, stop):
+def read_again_and_again(mounted, run, ended):
     rounds = 0
-    while not stop.is_set():
+    while not ended.is_set():
         for name in run.folders:
             read_past_the_cache(mounted, run, name)
         rounds += 1
@@ -310,14 +310,14 @@ def read_again_and_again(mounted, run, stop):
 
 def test_restart_under_readers(run, supervise):
     mounted = supervise(run, warm="none")
-    stop, pids = threading.Event(), set()
-    readers = [Background(lambda: read_again_and_again(mounted, run, stop)) for _ in range(4)]
+    ended, pids = threading.Event(), set()
+    readers = [Background(lambda: read_again_and_again(mounted, run, ended)) for _ in range(4)]
     for _ in range(20):
         done = restart(mounted)
         assert done.returncode == 0 and "restarted" in done.stdout, done.stderr
         pids.add(mounted.now()["pid"])
         mounted.daemon()
-    stop.set()
+    ended.set()
     assert all(reader.done() > 0 for reader in readers)
     assert len(pids) == 20
     mounted.finish()
