@@ -244,12 +244,15 @@ TEST_F(AttachmentTest, ItsGuardKnowsTheSuspects) {
   orders.board = supervisor_.board;
   orders.suspects = {{17, true}};
   Attachment attachment(*supervisor_.link, orders);
-  fuse_in_header header{};
-  header.unique = 17;
-  EXPECT_FALSE(attachment.guard().taken(header, {}));
-  header.unique = 18;
-  EXPECT_TRUE(attachment.guard().taken(header, {}));
-  attachment.guard().idle();
+  std::thread([&] {  // one that ends before the board does
+    fuse_in_header header{};
+    header.unique = 17;
+    EXPECT_FALSE(attachment.guard().taken(header, {}));
+    header.unique = 18;
+    EXPECT_TRUE(attachment.guard().taken(header, {}));
+    attachment.guard().idle();
+  })
+      .join();
 }
 
 }  // namespace
