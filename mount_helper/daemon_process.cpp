@@ -104,7 +104,8 @@ bool is_dead_thread(const std::string& stat_path) {
   std::string line;
   if (!std::getline(file, line)) return true;
   std::istringstream fields(line.substr(std::min(line.size(), line.rfind(')') + 1)));
-  std::vector<std::string> words{std::istream_iterator<std::string>(fields), {}};  // from the state, the third field, on
+  std::vector<std::string> words{std::istream_iterator<std::string>(fields),
+                                 {}};  // from the state, the third field, on
   constexpr size_t kFlags = 6;
   constexpr size_t kPending = 28;
   if (words.size() <= kPending) return false;

@@ -58,8 +58,8 @@ class DaemonProcess {
   void signal(int number) const;
   /// Its wait status, once it has ended.
   std::optional<int> end();
-  /// It has ended; or it was killed and can do nothing any more, because what is left of it waits in the kernel, perhaps
-  /// for an answer that only the next daemon can give.
+  /// It has ended; or it was killed and can do nothing any more, because what is left of it waits in the kernel,
+  /// perhaps for an answer that only the next daemon can give.
   bool is_over();
   /// Waits for it.
   bool is_over_within(std::chrono::milliseconds limit);

@@ -93,7 +93,7 @@ SupervisorOptions supervisor_options(const HelperOptions& options, const std::op
   result.restarts = options.restarts;
   result.restart_window = std::chrono::seconds(options.restart_window);
   result.hang_limit = std::chrono::milliseconds(static_cast<int64_t>(options.hang_limit * 1000));
-  result.owner = run_as ? run_as->user : ::getuid();
+  result.owner = ::geteuid();
   return result;
 }
 
@@ -162,7 +162,6 @@ class Mounting {
   }
 
   void announce(const std::string& line) {
-    log::write(log::Level::kInfo, "mount.ready", line);
     if (options_.verbose) fmt::print(stderr, "{}\n", line);
     if (!notice_.send()) ::kill(::getpid(), SIGTERM);  // whoever wanted it has given up
   }

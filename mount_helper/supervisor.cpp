@@ -25,13 +25,9 @@
 namespace weightfs::helper {
 namespace {
 
-constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
-constexpr int kMountFailedStatus = 32;
-constexpr int kUsageStatus = 2;                   // the daemon's
-constexpr auto kGrace = std::chrono::seconds(3);  // beyond the patience that the daemon itself has
+constexpr auto kSilence = std::chrono::seconds(3);  // of a daemon whose channel is closed
 constexpr auto kTick = std::chrono::milliseconds(100);
 constexpr auto kShortTick = std::chrono::milliseconds(20);
-constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
 constexpr auto kNow = std::chrono::milliseconds(0);
 
 Descriptor signal_events() {
@@ -41,21 +37,6 @@ Descriptor signal_events() {
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-}
-
-/// How many processes the kernel has killed for want of memory, of all that it runs.
-uint64_t out_of_memory_kills() {
-  std::ifstream file("/proc/vmstat");
-  uint64_t count = 0;
-  for (std::string name; file >> name >> count;) {
-    if (name == "oom_kill") return count;
-  }
-  return 0;
-}
-
-EndKind kind_of(int wait_status, bool out_of_memory) {
-  const bool killed = WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL;
-  return killed && !out_of_memory ? EndKind::kKilled : EndKind::kCrashed;
 }
 
 Message inherit(std::string_view key, std::string bytes) {
@@ -76,8 +57,7 @@ Supervisor::Supervisor(SupervisorOptions options, DaemonProgram program, Descrip
       ready_(std::move(ready)),
       signals_(signal_events()),
       limit_(options_.restarts, options_.restart_window),
-      hangs_(options_.hang_limit),
-      oom_kills_(out_of_memory_kills()) {}
+      hangs_(options_.hang_limit) {}
 
 int Supervisor::run() {
   start_next();
@@ -163,8 +143,9 @@ void Supervisor::drain(DaemonProcess& daemon) {
 void Supervisor::check_heard() {
   if (!serving_ || !serving_->channel().is_closed()) return unheard_since_.reset();
   if (!unheard_since_) unheard_since_ = Clock::now();
-  if (kept_.size() == 0 || Clock::now() - *unheard_since_ < kGrace) return;
-  log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped", serving_->id());
+  if (kept_.size() == 0 || Clock::now() - *unheard_since_ < kSilence) return;
+  log::event(log::Level::kError, "daemon.unheard", "process {} speaks no more; what it kept is dropped",
+             serving_->id());
   kept_.clear();
 }
 
@@ -260,85 +241,6 @@ void Supervisor::on_ready(const std::string& line) {
         fmt::format("restarted: process {} serves; readers waited {}", serving_->id(), human_seconds(paused)));
 }
 
-/// A daemon that never served has ended.
-void Supervisor::on_next_end() {
-  drain(*next_);
-  const int status = *next_->end();
-  next_.reset();
-  const std::string how = describe_end(status) + (failure_.empty() ? "" : ": " + failure_);
-  if (serving_) {
-    wanted_program_.reset();
-    if (orders_) orders_->answer(fmt::format("failed: the new process {}; the former process serves on", how));
-    return;
-  }
-  if (!connection_) {
-    outcome_ = WIFEXITED(status) && WEXITSTATUS(status) == kUsageStatus ? kWrongUse : kMountFailedStatus;
-    return;
-  }
-  start_at_ = Clock::now() + kRetryPause;
-  restart(how);
-}
-
-/// The daemon that had the connection has ended.
-void Supervisor::on_serving_end() {
-  drain(*serving_);
-  const auto status = serving_->end();
-  const auto flights = serving_->board().flights();
-  const uint64_t oom_kills = out_of_memory_kills();
-  const bool out_of_memory = std::exchange(oom_kills_, oom_kills) != oom_kills;
-  const EndKind kind = std::exchange(hung_, false) ? EndKind::kHung
-                       : status                    ? kind_of(*status, out_of_memory)
-                                                   : EndKind::kKilled;
-  bury(std::move(serving_));
-  const bool over = is_over(connection_->device.get());
-  if (over || stop_by_) {
-    outcome_ = 0;
-    return;
-  }
-  lost_at_ = Clock::now();
-  const std::string how = kind == EndKind::kHung ? "hung, and was killed"
-                          : status               ? describe_end(*status)
-                                                 : "was killed, and has not ended yet";
-  suspects_.note_end(kind, flights, options_.hang_limit, lost_at_);
-  for (const Flight& flight : suspects_.condemned()) {
-    log::event(log::Level::kError, "request.condemned",
-               "operation {} of inode {} at {}, {} bytes: daemons die of it; it is answered with an error",
-               flight.opcode, flight.node, flight.offset, flight.size);
-  }
-  start_at_ = lost_at_;
-  restart(failure_.empty() ? how : how + ": " + failure_);
-}
-
-/// One that is over.
-void Supervisor::bury(Daemon daemon) {
-  if (!daemon->end()) stuck_.push_back(std::move(daemon));
-}
-
-/// One more daemon is to be started, at start_at_.
-void Supervisor::restart(const std::string& how) {
-  if (wanted_program_) {  // the former one has proved itself
-    wanted_program_.reset();
-    if (orders_) orders_->answer(fmt::format("failed: the new process {}; the former version is started again", how));
-  }
-  last_end_ = how;
-  failure_.clear();
-  next_.reset();  // of another version, and not proved
-  ++restarts_;
-  if (!limit_.allow(Clock::now())) {
-    const auto window = std::chrono::duration_cast<std::chrono::seconds>(options_.restart_window).count();
-    return give_up(
-        fmt::format("the daemon {}; that is once more than restarts={}/{} allows; nothing is served any more", how,
-                    options_.restarts, window));
-  }
-  log::event(log::Level::kWarn, "daemon.ended", "{}; it is started again", how);
-  if (can_resend(connection_->init_request)) return;
-  // Linux before 6.9: what was under way is lost, so a new mount it must be.
-  take_name_away();
-  connection_.reset();
-  orders_.reset();
-  kept_.forget_all(inherited::kOfConnection);
-}
-
 /// A process that was stopped (SIGSTOP, a frozen cgroup) may have taken a request and not come to writing it down: then
 /// only the kernel knows, or, where it does not tell us, we only know that the process does nothing.
 bool Supervisor::somebody_waits() {
@@ -369,70 +271,6 @@ void Supervisor::on_order() {
   if (!program) return orders_->answer("failed: " + program.error().text());
   wanted_program_.emplace(*std::move(program));
   start_next();
-}
-
-/// As SIGTERM says: nothing new is admitted, the name goes, whoever reads may finish.
-void Supervisor::begin_stop() {
-  if (stop_by_) {  // asked twice
-    outcome_ = 0;
-    return;
-  }
-  service_.send("STOPPING=1");
-  stop_by_ = Clock::now() + options_.patience + kGrace;
-  start_at_.reset();
-  next_.reset();
-  if (!serving_) {
-    take_name_away();
-    outcome_ = 0;
-    return;
-  }
-  Message stop;
-  stop.kind = Message::Kind::kStop;
-  serving_->channel().send(stop);
-}
-
-/// What is mounted over us is not ours to take away.
-bool Supervisor::is_on_top() const {
-  const auto mounts = read_mount_info();
-  const auto* const top = mounts ? find_mount(*mounts, options_.mount_point) : nullptr;
-  return top != nullptr && top->device == connection_->id;
-}
-
-/// The daemon was asked to end, by us or by somebody else.
-void Supervisor::on_ending() {
-  if (!stop_by_) stop_by_ = Clock::now() + options_.patience + kGrace;
-  take_name_away();
-}
-
-void Supervisor::take_name_away() {
-  if (options_.mount_point.empty() || !connection_ || !is_on_top()) return;
-  auto status = kernel_unmount(options_.mount_point, Unmount::kPlain);
-  if (!status && status.error().code == ErrorCode::kMountBusy) {
-    log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options_.mount_point));
-    status = kernel_unmount(options_.mount_point, Unmount::kDetach);
-  }
-  if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
-}
-
-/// Whoever reads gets an error from now on; the mount stays, so that nobody takes it for an empty folder.
-void Supervisor::give_up(const std::string& why) {
-  fmt::print(stderr, "mount.weightfs: {}\n", why);
-  log::write(log::Level::kError, "mount.given_up", why);
-  service_.send("STATUS=" + why);
-  outcome_ = kMountFailedStatus;
-}
-
-void Supervisor::clean_up() {
-  next_.reset();
-  if (stop_by_) take_name_away();  // if the daemon did not come to wanting that
-  if (serving_ && !serving_->end()) {
-    log::event(log::Level::kWarn, "mount.readers_cut_off", "{}: files were still open", quote(options_.mount_point));
-    if (!serving_->kill() && connection_) abort_connection(connection_->id);  // stuck in the kernel
-  }
-  serving_.reset();
-  const bool stuck = std::any_of(stuck_.begin(), stuck_.end(), [](const Daemon& daemon) { return !daemon->end(); });
-  if (stuck && connection_) abort_connection(connection_->id);
-  stuck_.clear();
 }
 
 }  // namespace weightfs::helper

@@ -29,7 +29,7 @@ struct SupervisorOptions {
   std::chrono::milliseconds hang_limit{10'000};  ///< 0: never
   std::chrono::milliseconds patience{10'000};    ///< for readers after SIGTERM
   std::string mount_point;                       ///< for texts, and to unmount; empty: not ours to unmount
-  uid_t owner = 0;                               ///< whose mount it is
+  uid_t owner = 0;                               ///< of the socket for orders: who we are
 };
 
 /// Keeps a mount served.  Holds the connection to the kernel and what daemons leave to one another; starts a daemon,
@@ -76,6 +76,7 @@ class Supervisor {
   void check_progress();
   void begin_stop();
   void on_ending();
+  static uint64_t out_of_memory_kills();
   bool is_on_top() const;
   void take_name_away();
   void give_up(const std::string& why);
@@ -96,22 +97,22 @@ class Supervisor {
   Suspects suspects_;
   RestartLimit limit_;
   HangWatch hangs_;
-  uint64_t oom_kills_;  // on this machine, when we last looked
-  Daemon next_;        // looks at the source
-  Daemon serving_;     // has the connection
-  uint64_t beats_ = 0;  // of serving_, when last looked at
-  std::vector<Daemon> stuck_;  // killed; what is left of them waits in the kernel
-  bool hung_ = false;  // serving_ was killed by us for that
+  uint64_t oom_kills_ = out_of_memory_kills();  // when we last looked
+  Daemon next_;                                 // looks at the source
+  Daemon serving_;                              // has the connection
+  uint64_t beats_ = 0;                          // of serving_, when last looked at
+  std::vector<Daemon> stuck_;                   // killed; what is left of them waits in the kernel
+  bool hung_ = false;                           // serving_ was killed by us for that
   uint64_t restarts_ = 0;
   std::string last_end_;
   std::string failure_;  ///< what a daemon said when it ended by itself
   bool served_ = false;
   Clock::time_point said_alive_{};
   std::optional<Clock::time_point> unheard_since_;  // serving_, which has not ended
-  Clock::time_point lost_at_{};  // when readers last began to wait for a daemon
-  std::optional<Clock::time_point> start_at_;  // of the next daemon
-  std::optional<Clock::time_point> stop_by_;   // when we are to end at the latest
-  std::optional<int> outcome_;                 // exit status
+  Clock::time_point lost_at_{};                     // when readers last began to wait for a daemon
+  std::optional<Clock::time_point> start_at_;       // of the next daemon
+  std::optional<Clock::time_point> stop_by_;        // when we are to end at the latest
+  std::optional<int> outcome_;                      // exit status
 };
 
 }  // namespace weightfs::helper

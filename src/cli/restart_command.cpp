@@ -22,7 +22,10 @@ constexpr std::string_view kFailed = "failed: ";
 Result<int> run_restart(const Options& options) {
   const auto mount = TRY(mounted_at(options.mount_point));
   if (!mount || mount->fs_type != kFsType) return not_a_mount(options.mount_point);
-  auto answer = ask_supervisor(control_socket_path(mount->device, static_cast<uid_t>(mount->owner)), "restart", kLimit);
+  // Root's supervisor may serve a mount of somebody else (setuid=USER).
+  auto answer = ask_supervisor(control_socket_path(mount->device, 0), "restart", kLimit);
+  const auto owner = static_cast<uid_t>(mount->owner);
+  if (!answer && owner != 0) answer = ask_supervisor(control_socket_path(mount->device, owner), "restart", kLimit);
   if (!answer) {
     return answer.error().in(
         fmt::format("{} cannot be restarted under its readers; only what mount.weightfs has mounted, and you or root "

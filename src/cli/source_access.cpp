@@ -81,7 +81,12 @@ Result<Json> read_json_file(const std::string& path) {
 Result<std::optional<Json>> read_mount_status(const std::string& path) {
   const std::string file = path + "/.weightfs/status.json";
   std::string text;
-  switch (const int failure = read_until_end(file, text)) {
+  int failure = read_until_end(file, text);
+  if (failure == ESTALE) {  // another daemon took over while we read
+    text.clear();
+    failure = read_until_end(file, text);
+  }
+  switch (failure) {
     case 0:
       break;
     case ENOENT:
