@@ -126,11 +126,12 @@ TEST_F(SuspectsTest, AMarkAndATrialTogetherAreTwice) {
   EXPECT_EQ(condemned(), std::vector<uint64_t>{1});
 }
 
-TEST_F(SuspectsTest, TwoKillsCondemnNobody) {
-  killed({flight(1), flight(2)});
-  killed({flight(1), flight(2)});
-  EXPECT_TRUE(condemned().empty());
-  EXPECT_EQ(verdicts(), (Verdicts{{1, kAlone}, {2, kAlone}}));
+TEST_F(SuspectsTest, NoNumberOfKillsMakesAnybodySuspect) {
+  for (int i = 0; i < 20; ++i) {
+    killed({flight(1), flight(2)});
+    EXPECT_TRUE(condemned().empty());
+    EXPECT_TRUE(verdicts().empty());
+  }
 }
 
 TEST_F(SuspectsTest, AHangIsWhoseTimeWasUp) {
@@ -142,8 +143,8 @@ TEST_F(SuspectsTest, AHangIsWhoseTimeWasUp) {
 }
 
 TEST_F(SuspectsTest, AHangDoesNotCondemnWhoIsTriedAlone) {
-  killed({flight(2)});
-  killed({flight(2)});
+  crashes({flight(2)});
+  crashes({flight(2)});
   for (int i = 0; i < 10; ++i) {
     hangs({flight(2), stuck(100)});
   }
@@ -161,7 +162,7 @@ TEST_F(SuspectsTest, WhatWasAnsweredIsForgotten) {
   crashes({crashed(1), flight(2)});
   EXPECT_EQ(verdicts().size(), 2U);
   now_ += Suspects::kMemory - milliseconds(1);
-  killed({flight(2)});
+  crashes({flight(2)});
   EXPECT_EQ(verdicts().size(), 2U);
   now_ += milliseconds(1);
   killed({});
@@ -176,8 +177,8 @@ TEST_F(SuspectsTest, MemoryOfManyEndsIsLimited) {
   for (int i = 0; i < 1000; ++i) {
     std::vector<Flight> flights;
     for (int j = 0; j < 16; ++j) flights.push_back(flight(next++));
-    killed(flights);
-    killed(flights);  // two, so that verdicts() shows how many records there are
+    crashes(flights);
+    crashes(flights);  // two, so that verdicts() shows how many records there are
     now_ += minutes(1);
     ASSERT_LE(verdicts().size(), 16U * 10U);
   }
