@@ -186,6 +186,7 @@ void Supervisor::on_loaded() {
   }
   if (!connection_ && !connect()) return;
   hangs_.begin();
+  beats_expected_ = false;
   serving_ = std::move(next_);
   if (!hand_over(*serving_)) serving_->signal(SIGKILL);  // it would wait for the rest
 }
@@ -227,6 +228,7 @@ bool Supervisor::hand_over(const DaemonProcess& daemon) {
 
 void Supervisor::on_ready(const std::string& line) {
   failure_.clear();
+  beats_expected_ = true;
   if (wanted_program_) program_ = *std::exchange(wanted_program_, std::nullopt);
   if (!std::exchange(served_, true)) {
     ready_(line);
@@ -245,7 +247,7 @@ void Supervisor::on_ready(const std::string& line) {
 /// only the kernel knows, or, where it does not tell us, we only know that the process does nothing.
 bool Supervisor::somebody_waits() {
   const uint64_t beats = serving_->board().beats();
-  const bool silent = std::exchange(beats_, beats) == beats && beats != 0;
+  const bool silent = std::exchange(beats_, beats) == beats && beats_expected_;
   return has_requests(connection_->device.get()) || !serving_->board().flights().empty() ||
          has_unanswered(connection_->id).value_or(silent);
 }

@@ -102,6 +102,7 @@ class Supervisor {
   Daemon serving_;                              // has the connection
   uint64_t beats_ = 0;                          // of serving_, when last looked at
   std::vector<Daemon> stuck_;                   // killed; what is left of them waits in the kernel
+  bool beats_expected_ = false;                 // serving_ has said that it is ready
   bool hung_ = false;                           // serving_ was killed by us for that
   uint64_t restarts_ = 0;
   std::string last_end_;

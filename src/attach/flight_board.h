@@ -68,7 +68,7 @@ class FlightBoard {
   // The supervisor's side.
 
   uint64_t progress() const { return board_->progress.load(std::memory_order_relaxed); }
-  /// 0 as long as it has not begun to beat.
+  /// Grows from when it serves on, as long as it is not stopped.
   uint64_t beats() const { return board_->beats.load(std::memory_order_relaxed); }
   std::vector<Flight> flights() const;
 

@@ -72,6 +72,7 @@ void Supervision::beat(std::function<void()> first, std::function<uint64_t()> wo
 
 void Supervision::beat_until_the_end(const std::function<uint64_t()>& work) {
   uint64_t before = 0;
+  orders_.board->note_beat();
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, kBeat, [&] { return ending_; })) {
     orders_.board->note_beat();
