@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <string_view>
 
@@ -172,14 +173,15 @@ Status take_option(const MountOption& option, bool sloppy, Rights rights, Values
 }
 
 Result<Values> take_options(const Words& words, Rights rights) {
-  Values values;
-  size_t count = 0;
+  std::vector<MountOption> all;
   for (const std::string& text : words.option_texts) {
-    const auto options = TRY(split_mount_options(text));
-    count += options.size();
-    if (count > kMostOptions) return usage(fmt::format("more than {} options; leave some out", kMostOptions));
-    for (const MountOption& option : options) TRY(take_option(option, words.sloppy, rights, values));
+    for (MountOption& option : TRY(split_mount_options(text))) all.push_back(std::move(option));
+    if (all.size() > kMostOptions) return usage(fmt::format("more than {} options; leave some out", kMostOptions));
   }
+  // With this one, mount(8) may give those that the mount has already, which are none of the user's.
+  std::stable_partition(all.begin(), all.end(), [](const MountOption& option) { return option.name == "remount"; });
+  Values values;
+  for (const MountOption& option : all) TRY(take_option(option, words.sloppy, rights, values));
   return values;
 }
 

@@ -17,6 +17,7 @@ from conftest import BINARY, ROOT, run_weightfs
 from following import RUNS, follow, make_run, run, wait_latest, wait_state, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 from reference.safetensors_io import read_file, write_file
+from supervised import supervise
 from test_follow import changed_shard
 from warming import drop_page_cache
 
@@ -394,11 +395,11 @@ def test_the_file_is_whole_readable_and_relative_to_where_the_command_ran(tmp_pa
 
 
 @pytest.fixture
-def everything(tmp_path, mount):
+def everything(tmp_path, supervise):
     """Metrics of a mount that has all of them."""
     trainer = make_run("xor", tmp_path)
     port = free_port()
-    mounted = follow(mount, trainer, metrics=f":{port}", on_advance="true")
+    mounted = supervise(trainer, metrics=f":{port}", on_advance="true")
     wait_latest(mounted, trainer.publish())
     name = trainer.put(trainer.make(), lambda folder: sorted(folder.glob("*.safetensors"))[0].write_bytes(b"x" * 100))
     wait_until(lambda: Metrics(scrape(port)).sum_of("versions_refused_total") > 0, what=f"{name} is refused")

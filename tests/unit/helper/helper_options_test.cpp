@@ -107,6 +107,11 @@ TEST(HelperOptions, OfMountItselfAreSwallowed) {
       IsEmpty());
 }
 
+TEST(HelperOptions, ThatMountAddsToARemountAreNotBlamed) {
+  expect_refused(parse({"a", "b", "-o", "rw,user_id=0,group_id=0", "-o", "default_permissions,remount"}),
+                 "option 'remount': ");
+}
+
 TEST(HelperOptions, ThatWouldWeakenTheMountAreRefused) {
   for (const auto* option : {"suid",
                              "dev",
