@@ -188,3 +188,20 @@ class HelperMount:
         assert not is_mounted(self.path)
         wait_until(lambda: not processes_of(self.path), what=lambda: f"left: {processes_of(self.path)}")
         assert os.listdir(self.path) == []
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    skip_unless_possible()
+    space = Namespace()
+    yield space
+    space.leave()
+
+
+@pytest.fixture
+def point(tmp_path):
+    folder = tmp_path / "mnt"
+    folder.mkdir()
+    yield folder
+    while os.path.ismount(folder) or is_mounted(folder):
+        subprocess.run(["umount", "-l", folder], check=False)

@@ -11,19 +11,14 @@ import threading
 
 import pytest
 from conftest import BINARY, json_of, run_weightfs, tree
-from helper_mounts import (HELPER, MARKER, HelperMount, Namespace, call, is_alive, is_mounted, mount_lines,
-                           processes_of, run, skip_unless_possible, wait_until, weightfs_mounts)
+from helper_mounts import (HELPER, MARKER, HelperMount, call, is_alive, is_mounted, mount_lines, namespace, point,
+                           processes_of, run, wait_until, weightfs_mounts)
 from runs import make_run
 
 RACES = 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def namespace():
-    skip_unless_possible()
-    space = Namespace()
-    yield space
-    space.leave()
+pytestmark = pytest.mark.usefixtures("namespace")
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +30,6 @@ def source(tmp_path_factory):
     assert run_weightfs("export", "--base", base, published, "weight_v000003", exported).returncode == 0
     content = b"".join(path.read_bytes() for path in sorted(exported.iterdir()))
     return published, base, f"base={base}", content
-
-
-@pytest.fixture
-def point(tmp_path):
-    folder = tmp_path / "mnt"
-    folder.mkdir()
-    yield folder
-    while is_mounted(folder):
-        subprocess.run(["umount", "-l", folder], check=False)
 
 
 def mount(source, point, *options, kind="weightfs"):

@@ -11,31 +11,17 @@ import subprocess
 import time
 
 import pytest
-from helper_mounts import (HELPER, MARKER, HelperMount, Namespace, is_alive, is_mounted, libc, processes_of, run,
-                           skip_unless_possible, stat_of, wait_until)
+from helper_mounts import (HELPER, MARKER, HelperMount, is_alive, is_mounted, libc, namespace, point, processes_of, run,
+                           stat_of, wait_until)
 from runs import make_run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def namespace():
-    skip_unless_possible()
-    space = Namespace()
-    yield space
-    space.leave()
+pytestmark = pytest.mark.usefixtures("namespace")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("process"), versions=2)
-
-
-@pytest.fixture
-def point(tmp_path):
-    folder = tmp_path / "mnt"
-    folder.mkdir()
-    yield folder
-    while is_mounted(folder):
-        subprocess.run(["umount", "-l", folder], check=False)
 
 
 @pytest.fixture

@@ -6,31 +6,16 @@ import subprocess
 
 import pytest
 from conftest import run_weightfs
-from helper_mounts import (HELPER, MARKER, HelperMount, Namespace, is_mounted, processes_of, run, skip_unless_possible,
-                           wait_until)
+from helper_mounts import (HELPER, MARKER, HelperMount, is_mounted, namespace, point, processes_of, run, wait_until)
 from runs import make_run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def namespace():
-    skip_unless_possible()
-    space = Namespace()
-    yield space
-    space.leave()
+pytestmark = pytest.mark.usefixtures("namespace")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("stale"), versions=2)
-
-
-@pytest.fixture
-def point(tmp_path):
-    folder = tmp_path / "mnt"
-    folder.mkdir()
-    yield folder
-    while os.path.ismount(folder) or is_mounted(folder):
-        subprocess.run(["umount", "-l", folder], check=False)
 
 
 def mounted(source, point, *options) -> HelperMount:

@@ -8,21 +8,13 @@ import subprocess
 
 import pytest
 from conftest import BINARY
-from helper_mounts import (HELPER, HelperMount, Namespace, is_mounted, mount_lines, processes_of, run,
-                           skip_unless_possible, status_fields, wait_until)
+from helper_mounts import (HELPER, HelperMount, is_mounted, mount_lines, namespace, processes_of, run, status_fields,
+                           wait_until)
 from runs import make_run
 
 NOBODY = pwd.getpwnam("nobody").pw_uid
 NOGROUP = pwd.getpwnam("nobody").pw_gid
 DAC_READ_SEARCH, SYS_ADMIN, NET_ADMIN, SYS_PTRACE = 1 << 2, 1 << 21, 1 << 12, 1 << 19
-
-
-@pytest.fixture(scope="module")
-def namespace():
-    skip_unless_possible()
-    space = Namespace()
-    yield space
-    space.leave()
 
 
 @pytest.fixture(scope="module")
