@@ -31,11 +31,7 @@ void KeptRecords::forget_all(std::string_view prefix) {
 
 bool KeptRecords::hand_over(const Channel& channel) const {
   for (const auto& [key, record] : records_) {
-    Message message;
-    message.kind = Message::Kind::kInherit;
-    message.key = key;
-    message.bytes = record.bytes;
-    if (!channel.send(message, record.file.get())) return false;
+    if (!channel.send(Message::of(Message::Kind::kInherit, key, record.bytes), record.file.get())) return false;
   }
   return true;
 }

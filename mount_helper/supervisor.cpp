@@ -39,14 +39,6 @@ Descriptor signal_events() {
   return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
-Message inherit(std::string_view key, std::string bytes) {
-  Message message;
-  message.kind = Message::Kind::kInherit;
-  message.key = key;
-  message.bytes = std::move(bytes);
-  return message;
-}
-
 }  // namespace
 
 Supervisor::Supervisor(SupervisorOptions options, DaemonProgram program, Descriptor tmpfs, Connect connect, Ready ready)
@@ -167,12 +159,10 @@ void Supervisor::take(DaemonProcess& daemon, Message message) {
   answer(daemon, message, static_cast<int64_t>(ahead.bytes), ahead.problem);
 }
 
-void Supervisor::answer(const DaemonProcess& daemon, const Message& question, int64_t number, std::string text) {
-  Message message;
-  message.kind = Message::Kind::kAnswer;
+void Supervisor::answer(const DaemonProcess& daemon, const Message& question, int64_t number, std::string_view text) {
+  Message message = Message::of(Message::Kind::kAnswer, {}, text);
   message.id = question.id;
   message.number = number;
-  message.bytes = std::move(text);
   daemon.channel().send(message);
 }
 
@@ -208,8 +198,8 @@ bool Supervisor::connect() {
 
 bool Supervisor::hand_over(const DaemonProcess& daemon) {
   const Channel& channel = daemon.channel();
-  const auto say = [&](std::string_view key, std::string bytes, int file = -1) {
-    return channel.send(inherit(key, std::move(bytes)), file);
+  const auto say = [&](std::string_view key, std::string_view bytes, int file = -1) {
+    return channel.send(Message::of(Message::Kind::kInherit, key, bytes), file);
   };
   bool heard =
       say(inherited::kDevice, {}, connection_->device.get()) && say(inherited::kMountId, connection_->id) &&
@@ -219,11 +209,9 @@ bool Supervisor::hand_over(const DaemonProcess& daemon) {
   if (tmpfs_) heard = heard && say(inherited::kTmpfs, {}, tmpfs_.get());
   for (const auto& [unique, refuse] : suspects_.verdicts()) {
     const auto key = fmt::format("{}{}", inherited::kSuspectPrefix, unique);
-    heard = heard && say(key, std::string(refuse ? inherited::kRefuse : inherited::kAlone));
+    heard = heard && say(key, refuse ? inherited::kRefuse : inherited::kAlone);
   }
-  Message go;
-  go.kind = Message::Kind::kGo;
-  return heard && kept_.hand_over(channel) && channel.send(go);
+  return heard && kept_.hand_over(channel) && channel.send(Message::of(Message::Kind::kGo));
 }
 
 void Supervisor::on_ready(const std::string& line) {

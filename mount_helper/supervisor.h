@@ -62,7 +62,7 @@ class Supervisor {
   void on_order();
   void drain(DaemonProcess& daemon);
   void take(DaemonProcess& daemon, Message message);
-  void answer(const DaemonProcess& daemon, const Message& question, int64_t number, std::string text = {});
+  void answer(const DaemonProcess& daemon, const Message& question, int64_t number, std::string_view text = {});
   void on_loaded();
   bool connect();
   bool hand_over(const DaemonProcess& daemon);

@@ -15,13 +15,12 @@
 #include "attach/supervisor_link.h"
 #include "common/log.h"
 #include "common/text.h"
+#include "helper_options.h"
 
 namespace weightfs::helper {
 namespace {
 
-constexpr int kWrongUse = 1;  // this and the next are mount(8)'s
-constexpr int kMountFailedStatus = 32;
-constexpr int kUsageStatus = 2;                               // the daemon's
+constexpr int kDaemonUsageStatus = 2;
 constexpr auto kGrace = std::chrono::seconds(3);              // beyond the patience that the daemon itself has
 constexpr auto kRetryPause = std::chrono::milliseconds(300);  // after one that did not even get as far as serving
 
@@ -54,7 +53,7 @@ void Supervisor::on_next_end() {
     return;
   }
   if (!connection_) {
-    outcome_ = WIFEXITED(status) && WEXITSTATUS(status) == kUsageStatus ? kWrongUse : kMountFailedStatus;
+    outcome_ = WIFEXITED(status) && WEXITSTATUS(status) == kDaemonUsageStatus ? kUsageStatus : kMountFailedStatus;
     return;
   }
   start_at_ = Clock::now() + kRetryPause;
@@ -136,9 +135,7 @@ void Supervisor::begin_stop() {
     outcome_ = 0;
     return;
   }
-  Message stop;
-  stop.kind = Message::Kind::kStop;
-  serving_->channel().send(stop);
+  serving_->channel().send(Message::of(Message::Kind::kStop));
 }
 
 /// What is mounted over us is not ours to take away.

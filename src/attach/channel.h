@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "common/descriptor.h"
@@ -33,6 +34,11 @@ struct Message {
     kAnswer = 34,   ///< to the message with that `id`
     kStop = 35,     ///< end as on SIGTERM
   };
+
+  /// One that carries no file.
+  static Message of(Kind kind, std::string_view key = {}, std::string_view bytes = {}) {
+    return {kind, 0, 0, std::string(key), std::string(bytes), {}};
+  }
 
   Kind kind = Kind::kGo;
   uint64_t id = 0;

@@ -16,19 +16,6 @@ constexpr auto kAnswerLimit = std::chrono::seconds(5);
 
 Error unwanted() { return {ErrorCode::kMountFailed, "the supervisor has ended; nothing is served"}; }
 
-Message message(Message::Kind kind, std::string_view bytes = {}) {
-  Message made;
-  made.kind = kind;
-  made.bytes = bytes;
-  return made;
-}
-
-Message record(Message::Kind kind, std::string_view key, std::string_view bytes) {
-  Message made = message(kind, bytes);
-  made.key = key;
-  return made;
-}
-
 }  // namespace
 
 SupervisorLink::~SupervisorLink() {
@@ -37,7 +24,7 @@ SupervisorLink::~SupervisorLink() {
 }
 
 Result<Orders> SupervisorLink::take_orders(std::function<void()> stop) {
-  channel_.send(message(Message::Kind::kLoaded, WEIGHTFS_VERSION));
+  channel_.send(Message::of(Message::Kind::kLoaded, {}, WEIGHTFS_VERSION));
   Orders orders = TRY(collect());
   if (!orders.device || orders.init_request.empty() || !orders.board) {
     return Error{ErrorCode::kMountFailed, "the supervisor did not say what to serve; are both of one version?"};
@@ -119,37 +106,37 @@ std::optional<Message> SupervisorLink::ask(Message question, int file) {
 }
 
 void SupervisorLink::attached(std::string_view init_reply) {
-  channel_.send(message(Message::Kind::kAttached, init_reply));
+  channel_.send(Message::of(Message::Kind::kAttached, {}, init_reply));
 }
 
-void SupervisorLink::ready(std::string_view line) { channel_.send(message(Message::Kind::kReady, line)); }
+void SupervisorLink::ready(std::string_view line) { channel_.send(Message::of(Message::Kind::kReady, {}, line)); }
 
 void SupervisorLink::failed(std::string_view why) {
-  channel_.send(message(Message::Kind::kFailed, why.substr(0, kMaxBytes)));
+  channel_.send(Message::of(Message::Kind::kFailed, {}, why.substr(0, kMaxBytes)));
 }
 
-bool SupervisorLink::unmount() { return channel_.send(message(Message::Kind::kUnmount)); }
+bool SupervisorLink::unmount() { return channel_.send(Message::of(Message::Kind::kUnmount)); }
 
 void SupervisorLink::keep(std::string_view key, std::string_view bytes, int file) {
   if (key.size() > kMaxKey || bytes.size() > kMaxBytes) return forget(key);  // what was there is not true any more
-  channel_.send(record(Message::Kind::kKeep, key, bytes), file);
+  channel_.send(Message::of(Message::Kind::kKeep, key, bytes), file);
 }
 
-void SupervisorLink::forget(std::string_view key) { channel_.send(record(Message::Kind::kForget, key, {})); }
+void SupervisorLink::forget(std::string_view key) { channel_.send(Message::of(Message::Kind::kForget, key, {})); }
 
 int SupervisorLink::open_backing(int file) {
-  const auto answer = ask(message(Message::Kind::kOpenBacking), file);
+  const auto answer = ask(Message::of(Message::Kind::kOpenBacking), file);
   return answer ? static_cast<int>(answer->number) : -ECONNRESET;
 }
 
 void SupervisorLink::close_backing(int id) {
-  Message wish = message(Message::Kind::kCloseBacking);
+  Message wish = Message::of(Message::Kind::kCloseBacking);
   wish.number = id;
   channel_.send(wish);
 }
 
-SupervisorLink::ReadAheadAnswer SupervisorLink::set_read_ahead(uint64_t bytes) {
-  Message wish = message(Message::Kind::kReadAhead);
+ReadAhead SupervisorLink::set_read_ahead(uint64_t bytes) {
+  Message wish = Message::of(Message::Kind::kReadAhead);
   wish.number = static_cast<int64_t>(bytes);
   const auto answer = ask(std::move(wish));
   if (!answer) return {0, "the supervisor does not answer"};

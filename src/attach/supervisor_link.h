@@ -14,6 +14,7 @@
 
 #include "attach/channel.h"
 #include "attach/flight_board.h"
+#include "attach/read_ahead.h"
 #include "common/keeper.h"
 #include "common/result.h"
 
@@ -80,11 +81,7 @@ class SupervisorLink final : public Keeper {
   /// An id above 0, or minus an errno.
   int open_backing(int file);
   void close_backing(int id);
-  struct ReadAheadAnswer {
-    uint64_t bytes = 0;
-    std::string problem;
-  };
-  ReadAheadAnswer set_read_ahead(uint64_t bytes);
+  ReadAhead set_read_ahead(uint64_t bytes);
 
   bool is_alive() const;
 

@@ -224,8 +224,7 @@ Passthrough::Kernel Session::Impl::backing_of(int fd) const {
 
 ReadAhead Session::Impl::ask_for_read_ahead() const {
   if (!link) return set_read_ahead(mount_id, options.read_ahead);
-  auto answer = link->set_read_ahead(options.read_ahead);
-  return {answer.bytes, std::move(answer.problem)};
+  return link->set_read_ahead(options.read_ahead);
 }
 
 Status Session::Impl::open_session(Descriptor device) {
