@@ -64,6 +64,17 @@ bool made_before(const NativeVersion& a, const NativeVersion& b) {
 
 }  // namespace
 
+Result<NativeLink> native_link(const std::shared_ptr<const NativeVersion>& delta, size_t from,
+                               std::shared_ptr<const TreeLayout>& tree) {
+  NativeLink link{delta, from, nullptr};
+  auto layout = TRY(delta->read_layout(tree.get()));
+  if (!layout) return link;
+  // Many trees that are equal should be one.
+  if (!(*layout->tree == *tree)) tree = std::move(layout->tree);
+  link.parents = std::make_shared<const std::vector<uint32_t>>(std::move(layout->parents));
+  return link;
+}
+
 NativeChain::NativeChain(const StoreContents& contents) : contents_(contents) {
   for (const auto& found : contents.versions) {
     if (!found.version) continue;
@@ -224,18 +235,6 @@ std::optional<Error> NativeChain::parent_fault(const NativeManifest& manifest) c
   return Error{ErrorCode::kChainParentRefused, what + ", which was refused; repair that one"};
 }
 
-/// `tree` comes in as the tree of `from` and goes out as that of what the delta leads to.
-Result<NativeLink> NativeChain::link_from(const Opened& delta, size_t from,
-                                          std::shared_ptr<const TreeLayout>& tree) const {
-  NativeLink link{delta, from, nullptr};
-  auto layout = TRY(delta->read_layout(tree.get()));
-  if (!layout) return link;
-  // Many trees that are equal should be one.
-  if (!(*layout->tree == *tree)) tree = std::move(layout->tree);
-  link.parents = std::make_shared<const std::vector<uint32_t>>(std::move(layout->parents));
-  return link;
-}
-
 Result<NativeState> NativeChain::admit(const Opened& version) {
   const NativeManifest& manifest = version->manifest();
   NativeState state;
@@ -253,7 +252,7 @@ Result<NativeState> NativeChain::admit(const Opened& version) {
     if (auto fault = parent_fault(manifest)) return admit_by_net(version, *fault);
     const size_t parent = *ordinal_of(*manifest.parent);
     tree = states_[parent].folder->tree();
-    state.links.push_back(TRY(link_from(version, parent, tree)));
+    state.links.push_back(TRY(native_link(version, parent, tree)));
   }
   TRY(check_result_files(manifest, *tree));
   TRY(check_entries(*tree, version->folder()));
@@ -266,7 +265,7 @@ Result<NativeState> NativeChain::admit_by_net(const Opened& version, const Error
     const auto from = ordinal_of(*net->manifest().parent);
     if (!from) continue;
     std::shared_ptr<const TreeLayout> tree = states_[*from].folder->tree();
-    auto link = link_from(net, *from, tree);
+    auto link = native_link(net, *from, tree);
     if (!link || !check_result_files(version->manifest(), *tree) || !check_entries(*tree, net->folder())) continue;
     NativeState state;
     state.version = version;
@@ -298,7 +297,7 @@ Status NativeChain::attach(const Opened& net) {
   const auto is_it = [&](const NativeLink& link) { return link.delta == net; };
   if (std::none_of(state.links.begin(), state.links.end(), is_it)) {
     std::shared_ptr<const TreeLayout> tree = states_[*from].folder->tree();
-    auto link = TRY(link_from(net, *from, tree));
+    auto link = TRY(native_link(net, *from, tree));
     if (!(*tree == *state.folder->tree())) {
       return Error{ErrorCode::kNativeLayout, "it leads to other files than " + quote(manifest.result->name) + " has"};
     }

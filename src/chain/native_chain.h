@@ -11,6 +11,11 @@
 
 namespace weightfs {
 
+/// The link that leads by `delta` from version `from`.  `tree` comes in as the files of `from` and goes out as those of
+/// what the delta leads to.
+Result<NativeLink> native_link(const std::shared_ptr<const NativeVersion>& delta, size_t from,
+                               std::shared_ptr<const TreeLayout>& tree);
+
 /// Puts the versions of a store together, one after the other: each one's parent before it, otherwise in the
 /// order in which they were made.  Thread-compatible; used once.
 class NativeChain {
@@ -38,7 +43,6 @@ class NativeChain {
   bool ready(const NativeVersion& version) const;
   std::optional<size_t> ordinal_of(const NativeManifest::Link& link) const;
   std::vector<Opened> nets_to(const NativeVersion& version) const;
-  Result<NativeLink> link_from(const Opened& delta, size_t from, std::shared_ptr<const TreeLayout>& tree) const;
   Result<NativeState> admit(const Opened& version);
   Result<NativeState> admit_by_net(const Opened& version, const Error& why_not);
   std::optional<Error> parent_fault(const NativeManifest& manifest) const;

@@ -17,18 +17,23 @@ namespace weightfs {
 
 /// What a cache entry holds.
 enum class CacheKind : uint8_t {
-  kBlock,      ///< Block: decoded bytes
-  kSegment,    ///< codec::PatchSegment: a decoded part of a patch
-  kDigests,    ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
-  kUnit,       ///< Block: kBlockBytes of an object of a native version
-  kLargeUnit,  ///< Block: the same of an object that has larger blocks
-  kTrail,      ///< NativeTrail: which deltas an object of a native version is made of
-  kTable,      ///< BlockTable: what a native delta does to an object
+  kBlock,       ///< Block: decoded bytes
+  kSegment,     ///< codec::PatchSegment: a decoded part of a patch
+  kDigests,     ///< std::vector<uint64_t>: XXH3-64 of each block of a verified tensor
+  kUnit,        ///< Block: kBlockBytes of an object of a native version
+  kLargeUnit,   ///< Block: the same of an object that has larger blocks
+  kTrail,       ///< NativeTrail: which deltas an object of a native version is made of
+  kTable,       ///< BlockTable: what a native delta does to an object
+  kFold,        ///< FoldReader's: what a fold does to an object
+  kFolded,      ///< FoldedSegments': what all patches up to a state do to a segment
+  kAsked,       ///< FoldedSegments', FoldedUnits': how much of such a thing was asked for
+  kFoldedUnit,  ///< FoldedUnits': the same for a unit of an object of a native version
 };
 
 /// Names an entry, for all engines that share the cache: a tensor, one of its states (ordinal of the version that
 /// changed it) and a block or segment number.  Of native versions: an object, the version (ordinal) whose object it
-/// is, and a unit number; of a trail the snapshot's links_epoch(); of a table the delta's serial() in place of both.
+/// is, and a unit number; of a trail the snapshot's links_epoch(); of a table or fold the delta's serial() in place of
+/// both.
 struct CacheKey {
   uint32_t tensor = 0;
   uint32_t step = 0;

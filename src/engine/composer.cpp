@@ -5,8 +5,10 @@
 #include "engine/composer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/engine.h"
+#include "model/dtype.h"
 
 namespace weightfs {
 namespace {
@@ -15,6 +17,8 @@ namespace {
 constexpr uint64_t kLoadScratch = 1u << 20;
 /// Decoded patches against their zstd frames, at most in what was measured.
 constexpr uint64_t kDecodedPerStored = 4;
+/// A fold changes more than each of the patches in it, so it is worth it only in place of some.
+constexpr size_t kFoldWorth = 4;
 
 }  // namespace
 
@@ -62,16 +66,81 @@ Result<std::optional<size_t>> Composer::step_at(size_t tensor, size_t ordinal) {
 }
 
 Status Composer::compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
-  const size_t first = first_patch(*TRY(steps(tensor)), step);
-  TRY(read_below(tensor, first, offset, out));
-  return apply(tensor, first, step, offset, out);
+  if (TRY(is_deep(tensor, step))) return compose_folded(tensor, step, offset, out);
+  return compose_plainly(tensor, step, offset, out);
 }
 
-/// The oldest step that is applied to what is below it.
-size_t Composer::first_patch(const Steps& list, size_t step) {
+Status Composer::compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+  const size_t next = TRY(begin(tensor, step, offset, out));
+  return apply(tensor, next, step, offset, out);
+}
+
+/// By a fold in memory, which is made when the segment is composed for the second time.
+Status Composer::compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+  const Steps& list = *TRY(steps(tensor));
+  const FoldedSegments::Place place{tensor, &list, above_dense(list, step), step, offset / codec::kSegmentBytes};
+  const auto below = [&](uint64_t at, MutableBytes bytes) { return read_below(tensor, place.first, at, bytes); };
+  const auto composed = [&](uint64_t at, MutableBytes bytes) { return compose_plainly(tensor, step, at, bytes); };
+  const uint64_t size = segment_bytes(tensor, place.index);
+  if (!folded_.find(place, Folds::kDeep) && !folded_.is_wanted(place, size, out.size())) return composed(offset, out);
+  const auto found = TRY(folded_.find_or_make(place, element_bytes(tensor), size, below, composed));
+  TRY(below(offset, out));
+  found.segment->apply(offset % codec::kSegmentBytes, out);
+  return apply(tensor, found.step + 1, step, offset, out);
+}
+
+unsigned Composer::element_bytes(size_t tensor) const {
+  return std::max(1u, dtype_bits(snapshot_.base().tensors()[tensor].info.dtype) / 8);
+}
+
+uint64_t Composer::segment_bytes(size_t tensor, uint64_t index) const {
+  return std::min(codec::kSegmentBytes, snapshot_.base().tensors()[tensor].bytes() - index * codec::kSegmentBytes);
+}
+
+/// The oldest step that is applied to the newest dense bytes below it.
+size_t Composer::above_dense(const Steps& list, size_t step) {
   size_t first = step + 1;
   while (first > 0 && !list[first - 1].change->patch->dense()) --first;
   return first;
+}
+
+/// A fold has to lead to a version in which the tensor is in one of the states that lead to `step`, and has to spare
+/// more than it costs.
+Result<Composer::Start> Composer::start(size_t tensor, size_t step) {
+  const Steps& list = *TRY(steps(tensor));
+  const size_t dense = above_dense(list, step);
+  if (folds_.empty() || step + 1 - dense < kFoldWorth) return Start{dense, nullptr};
+  const size_t end = step + 1 < list.size() ? list[step + 1].version : snapshot_.end_ordinal();
+  auto fold = folds_.leading_below(snapshot_, end - 1);
+  const auto reached = fold ? TRY(step_at(tensor, fold->to)) : std::nullopt;
+  if (!reached || *reached + 1 < dense + kFoldWorth) return Start{dense, nullptr};
+  return Start{*reached + 1, std::move(fold)};
+}
+
+/// Fills `out` with what lies below the step that is returned.
+Result<size_t> Composer::begin(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+  for (;;) {
+    const Start start = TRY(this->start(tensor, step));
+    if (!start.fold) {
+      TRY(read_below(tensor, start.next, offset, out));
+      return start.next;
+    }
+    const auto from = TRY(step_at(tensor, *start.fold->link.from));
+    TRY(from ? compose_plainly(tensor, *from, offset, out) : read_below(tensor, 0, offset, out));
+    const Status folded =
+        fold_reader_.apply(*start.fold, tensor, snapshot_.base().tensors()[tensor].bytes(), offset, out);
+    if (folded) return start.next;
+    folds_.reject(*start.fold, folded.error());
+  }
+}
+
+Result<bool> Composer::reject_folds(size_t tensor, size_t step, const Error& error) {
+  bool any = false;
+  for (auto fold = TRY(start(tensor, step)).fold; fold; fold = TRY(start(tensor, step)).fold) {
+    folds_.reject(*fold, error);
+    any = true;
+  }
+  return any;
 }
 
 Status Composer::read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out) {
@@ -84,7 +153,7 @@ Status Composer::read_below(size_t tensor, size_t first, uint64_t offset, Mutabl
 Result<std::vector<Composer::Frame>> Composer::frames(size_t tensor, std::optional<size_t> from, size_t step) {
   const Steps& list = *TRY(steps(tensor));
   std::vector<Frame> frames;
-  size_t next = first_patch(list, step);
+  size_t next = TRY(first_patch(tensor, step));
   if (from.has_value()) next = std::max(next, from.value() + 1);
   for (; next <= step; ++next) {
     const DeltaTensor& change = *list[next].change;
@@ -93,10 +162,20 @@ Result<std::vector<Composer::Frame>> Composer::frames(size_t tensor, std::option
   return frames;
 }
 
+/// All blocks from the same place on, also when a fold turns out to be bad in the middle.
+Result<size_t> Composer::begin_all(size_t tensor, size_t step, const Blocks& blocks) {
+  size_t next = TRY(first_patch(tensor, step));
+  for (size_t i = 0; i < blocks.size();) {
+    const size_t begun = TRY(begin(tensor, step, i * kBlockBytes, blocks[i]->bytes()));
+    i = begun == next ? i + 1 : 0;
+    next = begun;
+  }
+  return next;
+}
+
 Status Composer::compose_all(size_t tensor, size_t step, const Blocks& blocks) {
   const Steps& list = *TRY(steps(tensor));
-  const size_t first = first_patch(list, step);
-  for (size_t i = 0; i < blocks.size(); ++i) TRY(read_below(tensor, first, i * kBlockBytes, blocks[i]->bytes()));
+  const size_t first = TRY(begin_all(tensor, step, blocks));
   constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
   for (size_t next = first; next <= step; ++next) {
     const auto scratch = cache_.reserve(kLoadScratch);
@@ -108,16 +187,30 @@ Status Composer::compose_all(size_t tensor, size_t step, const Blocks& blocks) {
       return true;
     }));
   }
+  return step + 1 - first < Folds::kDeep ? Status() : keep_folded(tensor, step, blocks);
+}
+
+/// Patches that did not fit into memory have just been decoded; folded, they do.
+Status Composer::keep_folded(size_t tensor, size_t step, const Blocks& blocks) {
+  const Steps& list = *TRY(steps(tensor));
+  FoldedSegments::Place place{tensor, &list, above_dense(list, step), step, 0};
+  const auto below = [&](uint64_t at, MutableBytes bytes) { return read_below(tensor, place.first, at, bytes); };
+  const auto composed = [&](uint64_t at, MutableBytes bytes) -> Status {
+    std::memcpy(bytes.data(), blocks[at / kBlockBytes]->bytes().data(), bytes.size());
+    return {};
+  };
+  for (; place.index * codec::kSegmentBytes < snapshot_.base().tensors()[tensor].bytes(); ++place.index) {
+    TRY(folded_.make(place, element_bytes(tensor), segment_bytes(tensor, place.index), below, composed));
+  }
   return {};
 }
 
 Status Composer::advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out) {
   const Steps& list = *TRY(steps(tensor));
   const size_t next = from ? *from + 1 : 0;
-  const bool sparse = std::none_of(list.begin() + static_cast<std::ptrdiff_t>(next),
-                                   list.begin() + static_cast<std::ptrdiff_t>(step) + 1,
-                                   [](const TensorStep& s) { return s.change->patch->dense(); });
-  return sparse ? apply(tensor, next, step, offset, out) : compose(tensor, step, offset, out);
+  // What is dense on the way, or in a fold, is the shorter way.
+  const bool apart = next >= above_dense(list, step) && next + Folds::kDeep >= TRY(first_patch(tensor, step));
+  return apart ? apply(tensor, next, step, offset, out) : compose(tensor, step, offset, out);
 }
 
 /// Applies the (sparse) steps first to last, both included.

@@ -15,16 +15,25 @@
 #include "engine/cache.h"
 #include "engine/counters.h"
 #include "engine/failures.h"
+#include "engine/fold_reader.h"
+#include "engine/folded_segments.h"
+#include "engine/folds.h"
 #include "engine/single_flight.h"
 
 namespace weightfs {
 
 /// Composes the bytes of a tensor in one of its states: the newest dense bytes (of the base, an anchor
-/// or a full version) with every later patch applied, oldest first.  Thread-safe.
+/// or a full version) with every later patch applied, oldest first.  Where many patches would have to be applied, a
+/// fold takes the place of the older ones.  Thread-safe.
 class Composer {
  public:
-  Composer(const Snapshot& snapshot, Cache& cache, Counters& counters)
-      : snapshot_(snapshot), cache_(cache), counters_(counters) {}
+  Composer(const Snapshot& snapshot, Cache& cache, Counters& counters, Folds& folds)
+      : snapshot_(snapshot),
+        cache_(cache),
+        counters_(counters),
+        folds_(folds),
+        fold_reader_(cache),
+        folded_(cache, folds) {}
 
   using Steps = std::vector<TensorStep>;
 
@@ -36,8 +45,8 @@ class Composer {
   /// Index into steps(tensor) of its newest change at or before version `ordinal`, if any.
   Result<std::optional<size_t>> step_at(size_t tensor, size_t ordinal);
 
-  /// Fills `out` with the bytes from `offset` on of `tensor` after step `step`.  The range lies inside
-  /// one segment and its ends are multiples of the element size.
+  /// Fills `out` with the bytes from `offset` on of `tensor` after step `step`.  The range lies inside one segment and
+  /// consists of whole blocks of kBlockBytes, the last of the tensor being shorter.
   Status compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
 
   /// The same where `out` holds the bytes after step `from` (nothing: the base's) already.
@@ -57,11 +66,32 @@ class Composer {
   /// The frames among the patches that lead to `step`, from `from` (nothing: from the base) or the newest dense bytes.
   Result<std::vector<Frame>> frames(size_t tensor, std::optional<size_t> from, size_t step);
 
+  /// The oldest patch that compose() applies to reach `step` by itself: what is older is dense, or in a fold.
+  Result<size_t> first_patch(size_t tensor, size_t step) { return TRY(start(tensor, step)).next; }
+  /// So many patches that a fold is worth it.
+  Result<bool> is_deep(size_t tensor, size_t step) { return step + 1 - TRY(first_patch(tensor, step)) >= Folds::kDeep; }
+  /// Takes all folds away that lead towards `step`, for `error`.  False when there is none.
+  Result<bool> reject_folds(size_t tensor, size_t step, const Error& error);
+
   /// One decoded segment of one (sparse) step, from the cache or decoded now.
   Result<std::shared_ptr<const codec::PatchSegment>> segment(size_t tensor, size_t step, uint64_t index);
 
  private:
-  static size_t first_patch(const Steps& list, size_t step);
+  /// What comes before step `next`: dense bytes, or what the fold leads to.
+  struct Start {
+    size_t next = 0;
+    Folds::Shared fold;
+  };
+
+  static size_t above_dense(const Steps& list, size_t step);
+  Result<Start> start(size_t tensor, size_t step);
+  Result<size_t> begin(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+  Result<size_t> begin_all(size_t tensor, size_t step, const Blocks& blocks);
+  Status compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+  Status compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+  Status keep_folded(size_t tensor, size_t step, const Blocks& blocks);
+  unsigned element_bytes(size_t tensor) const;
+  uint64_t segment_bytes(size_t tensor, uint64_t index) const;
   Status read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out);
   Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out);
   Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
@@ -70,6 +100,9 @@ class Composer {
   const Snapshot& snapshot_;
   Cache& cache_;
   Counters& counters_;
+  Folds& folds_;
+  FoldReader fold_reader_;
+  FoldedSegments folded_;
   Failures failures_;
   SingleFlight<CacheKey, CacheKeyHash> flights_;
   std::atomic<uint64_t> loading_{0};  // bytes that running load() calls hold outside the cache

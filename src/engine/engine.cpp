@@ -96,6 +96,7 @@ struct Engine::Shared {
   tbb::task_arena arena;
   Counters counters;
   Cache cache;
+  Folds folds;
   const std::shared_ptr<BlockPool> blocks;
   const std::shared_ptr<BlockPool> units;
   const std::shared_ptr<BlockPool> large_units;
@@ -107,10 +108,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Impl(std::shared_ptr<const Snapshot> snapshot, Shared& shared)
       : snapshot_(std::move(snapshot)),
         shared_(shared),
-        composer_(*snapshot_, shared.cache, shared.counters),
+        composer_(*snapshot_, shared.cache, shared.counters, shared.folds),
         verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.arena, shared.threads, shared.blocks),
         native_(*snapshot_, shared.cache, shared.counters, shared.arena, shared.verify, shared.units,
-                shared.large_units),
+                shared.large_units, shared.folds),
         filler_(make_filler()) {}
 
   const Snapshot& snapshot() const { return *snapshot_; }
@@ -224,6 +225,7 @@ Status Engine::Impl::read_tensor(size_t ordinal, size_t tensor, uint64_t offset,
   }
   const DeltaTensor& change = *(*TRY(composer_.steps(tensor)))[*step].change;
   if (change.patch->verbatim()) return change.patch->read_dense(offset, out);
+  if (TRY(composer_.is_deep(tensor, *step))) shared_.folds.wish(ordinal);
   std::shared_ptr<const Verifier::BlockDigests> digests;
   if (shared_.verify && change.digest) digests = TRY(verifier_.verified(tensor, *step));
   while (!out.empty()) {
@@ -363,6 +365,13 @@ std::string_view warm_state_name(WarmState state) {
   static constexpr std::string_view kNames[] = {"cold", "queued", "waiting", "filling", "warm", "cancelled", "failed"};
   return kNames[static_cast<size_t>(state)];
 }
+
+std::shared_ptr<void> Engine::reserve(uint64_t bytes) {
+  using Held = std::pair<std::shared_ptr<Shared>, Cache::Reservation>;
+  return std::make_shared<Held>(shared_, shared_->cache.reserve(bytes));
+}
+
+Folds& Engine::folds() const { return shared_->folds; }
 
 EngineStatus Engine::status() const { return impl_->status(); }
 

@@ -14,6 +14,7 @@
 #include "common/bytes.h"
 #include "common/keeper.h"
 #include "common/result.h"
+#include "engine/folds.h"
 
 namespace weightfs {
 
@@ -134,6 +135,11 @@ class Engine {
   /// this snapshot, unchanged, and fits into the budget, is warm then as if it had been decoded here.  How many files.
   /// The others are forgotten through the keeper, and with that their memory is freed.
   size_t adopt_warm(std::vector<Kept> kept);
+
+  /// Takes `bytes` out of the budget for as long as the answer lives, for work beside reading.  Never waits.
+  std::shared_ptr<void> reserve(uint64_t bytes);
+  /// What shortens long chains, for all engines that share it.
+  Folds& folds() const;
 
   EngineStatus status() const;
 

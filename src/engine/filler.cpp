@@ -126,6 +126,13 @@ Result<std::optional<NativeTrail>> Filler::trail_from(const VersionFile& file, s
 
 Status Filler::fill_object(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
                            MutableBytes out) const {
+  return trails_.without_bad_folds([&](bool first) {
+    return fill_by_trail(file, piece, first ? held : std::nullopt, out);  // a failure has spoilt what was held
+  });
+}
+
+Status Filler::fill_by_trail(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
+                             MutableBytes out) const {
   auto above = held ? TRY(trail_from(file, piece.object, *held)) : std::nullopt;
   const auto whole = above ? nullptr : TRY(trails_.find(file.ordinal, piece.object));
   const NativeTrail& trail = above ? *above : *whole;
@@ -151,7 +158,9 @@ Status Filler::check(const VersionFile& file, size_t object, Bytes bytes) const 
   if (!change.digest || change.patch->verbatim()) return {};
   const auto hasher = TRY(hasher_of(change));
   hasher->update(bytes);
-  return compare_digest(snapshot_, object, change, hasher->finish(), counters_);
+  Status compared = compare_digest(snapshot_, object, change, hasher->finish(), counters_);
+  if (!compared) TRY(composer_.reject_folds(object, *step, compared.error()));  // the next attempt does without
+  return compared;
 }
 
 }  // namespace weightfs

@@ -111,22 +111,55 @@ Status NativeComposer::compose(const NativeTrail& trail, uint64_t unit, const Pl
 }
 
 Status NativeComposer::compose(const NativeTrail& trail, uint64_t unit, MutableBytes out) {
+  counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
+  const auto folded = trail.steps.size() < Folds::kDeep ? std::nullopt : folded_.find(trail, unit);
+  if (folded && compose_on(*folded, trail, unit, out)) return {};
+  Status composed = compose_by_steps(trail, unit, out);
+  if (!composed) trails_.reject_folds(trail, composed.error());
+  return composed;
+}
+
+Status NativeComposer::compose_on(const FoldedUnits::Found& folded, const NativeTrail& trail, uint64_t unit,
+                                  MutableBytes out) {
+  TRY(read_base(*trail.base, unit * trail.unit, out));
+  folded.segment->apply(0, out);
+  NativeTrail newer = trail;
+  newer.steps.resize(folded.newer);
+  return compose_above(newer, unit, out);
+}
+
+Status NativeComposer::compose_by_steps(const NativeTrail& trail, uint64_t unit, MutableBytes out) {
   const Plan plan = TRY(this->plan(trail, unit));
   Status composed = compose(trail, unit, plan, false, out);
-  counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
-  if (composed) return {};
-  const ErrorCode code = composed.error().code;
-  if (code != ErrorCode::kNativeDigest && code != ErrorCode::kNativeBlock) return composed;
-  counters_.block_failures.fetch_add(1, std::memory_order_relaxed);
-  Status again = compose(trail, unit, plan, true, out);  // the fault may lie further down than where it showed
-  return again ? composed : again;
+  if (!composed) {
+    const ErrorCode code = composed.error().code;
+    if (code != ErrorCode::kNativeDigest && code != ErrorCode::kNativeBlock) return composed;
+    counters_.block_failures.fetch_add(1, std::memory_order_relaxed);
+    Status again = compose(trail, unit, plan, true, out);  // the fault may lie further down than where it showed
+    return again ? composed : again;
+  }
+  if (plan.pieces.size() < Folds::kDeep || !trail.base) return {};
+  return folded_.is_wanted(*plan.pieces.front().step, unit) ? keep_folded(trail, unit, plan, out) : Status();
+}
+
+Status NativeComposer::keep_folded(const NativeTrail& trail, uint64_t unit, const Plan& plan, Bytes composed) {
+  const NativeTrail::Step& newest = *plan.pieces.front().step;
+  const TreeObject& object = snapshot_.folder(newest.version).tree()->objects()[newest.object];
+  const auto reservation = trails_.cache().reserve(composed.size());
+  std::vector<std::byte> base(composed.size());
+  TRY(read_base(*trail.base, unit * trail.unit, base));
+  folded_.keep(trail, newest, unit, object.element_bytes, base, composed);
+  return {};
 }
 
 Status NativeComposer::advance(const NativeTrail& trail, uint64_t unit, MutableBytes out) {
+  if (!trail.steps.empty()) counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
+  return compose_above(trail, unit, out);
+}
+
+Status NativeComposer::compose_above(const NativeTrail& trail, uint64_t unit, MutableBytes out) {
   Plan plan = TRY(this->plan(trail, unit));
-  if (plan.pieces.empty()) return {};
   plan.from_base = 0;
-  counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
   return compose(trail, unit, plan, false, out);
 }
 
@@ -134,7 +167,7 @@ std::string NativeComposer::describe(const Piece& piece) const {
   const NativeState& state = snapshot_.state(piece.step->version);
   const TreeLayout& tree = *state.folder->tree();
   const TreeObject& object = tree.objects()[piece.step->object];
-  return fmt::format("{}: {}{}, block {}", quote(state.links[piece.step->link].delta->folder()),
+  return fmt::format("{}: {}{}, block {}", quote(piece.step->delta(snapshot_).folder()),
                      quote(tree.files()[object.file].path),
                      object.tensor ? ", tensor " + quote(object.info.name) : std::string(), piece.block->index);
 }

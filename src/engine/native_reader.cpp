@@ -25,6 +25,13 @@ CacheKey key_of(const NativeTrail& trail, const NativeTrail::Step& newest, uint6
 }  // namespace
 
 Status NativeReader::read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed) {
+  return trails_.without_bad_folds([&](bool) {
+    composed = 0;
+    return read_once(ordinal, file, offset, out, composed);
+  });
+}
+
+Status NativeReader::read_once(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed) {
   const ModelFolder& folder = snapshot_.folder(ordinal);
   if (const FileSource* const source = folder.tree_source(file)) {
     counters_.bytes_from_base.fetch_add(out.size(), std::memory_order_relaxed);
@@ -66,6 +73,7 @@ Status NativeReader::read_object(size_t ordinal, size_t object, uint64_t offset,
                                  std::vector<Part>& parts) {
   const Trail trail = TRY(trails_.find(ordinal, object));
   if (trail->steps.empty()) return read_base(*trail, offset, out);
+  trails_.note_depth(ordinal, *trail);
   uint64_t untouched = 0;  // bytes at the front of `out` that come from the base
   while (untouched < out.size()) {
     const uint64_t at = offset + untouched;
@@ -119,9 +127,20 @@ Status NativeReader::copy(const Part& part) {
 }
 
 Result<TensorCheck> NativeReader::check(size_t ordinal, size_t link, size_t object) {
+  Result<TensorCheck> check = TensorCheck();
+  static_cast<void>(trails_.without_bad_folds([&](bool) {
+    check = check_once(ordinal, link, object);
+    return check ? Status() : Status(check.error());
+  }));
+  return check;
+}
+
+Result<TensorCheck> NativeReader::check_once(size_t ordinal, size_t link, size_t object) {
   const NativeTrail trail = TRY(trails_.find_through(ordinal, link, object));
   TensorCheck check;
-  if (trail.steps.empty() || trail.steps.front().version != ordinal || trail.steps.front().link != link) return check;
+  if (trail.steps.empty() || trail.steps.front().version != ordinal || trail.steps.front().link != link ||
+      trail.steps.front().fold)
+    return check;
   const NativeTrail::Step& step = trail.steps.front();
   const auto table = TRY(trails_.table(step));
   std::vector<uint64_t> units;

@@ -25,7 +25,7 @@ class NativeReader {
  public:
   /// `pool` hands out units of kBlockBytes, `large_pool` of codec::kMaxBlockBytes.
   NativeReader(const Snapshot& snapshot, Cache& cache, Counters& counters, tbb::task_arena& arena, bool verify,
-               std::shared_ptr<BlockPool> pool, std::shared_ptr<BlockPool> large_pool)
+               std::shared_ptr<BlockPool> pool, std::shared_ptr<BlockPool> large_pool, Folds& folds)
       : snapshot_(snapshot),
         cache_(cache),
         counters_(counters),
@@ -33,11 +33,11 @@ class NativeReader {
         verify_(verify),
         pool_(std::move(pool)),
         large_pool_(std::move(large_pool)),
-        trails_(snapshot, cache),
+        trails_(snapshot, cache, folds),
         composer_(snapshot, trails_, counters, verify) {}
 
-  /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.  Adds those that were
-  /// composed to `composed`.
+  /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.  `composed`: how many of
+  /// them were composed.
   Status read(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed);
   NativeTrails& trails() { return trails_; }
   NativeComposer& composer() { return composer_; }
@@ -56,6 +56,8 @@ class NativeReader {
     MutableBytes out;
   };
 
+  Status read_once(size_t ordinal, size_t file, uint64_t offset, MutableBytes out, uint64_t& composed);
+  Result<TensorCheck> check_once(size_t ordinal, size_t link, size_t object);
   Status read_object(size_t ordinal, size_t object, uint64_t offset, MutableBytes out, std::vector<Part>& parts);
   Status read_base(const NativeTrail& trail, uint64_t offset, MutableBytes out);
   Status copy(const Part& part);

@@ -18,11 +18,6 @@ namespace {
 constexpr uint64_t kPatchCost = 128;  // a CodedPatch, about
 constexpr uint64_t kMaxUnits = UINT32_MAX;
 
-/// A trail holds for as long as versions have the same links.
-CacheKey trail_key(const Snapshot& snapshot, size_t ordinal, size_t object) {
-  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), snapshot.links_epoch(), CacheKind::kTrail};
-}
-
 CacheKey table_key(const NativeVersion& delta, size_t object) {
   return {static_cast<uint32_t>(object), delta.serial(), 0, CacheKind::kTable};
 }
@@ -41,24 +36,57 @@ size_t NativeTrails::farthest_link(size_t ordinal) const {
   return best;
 }
 
+/// A trail holds for as long as versions have the same links and folds.
+CacheKey NativeTrails::trail_key(size_t ordinal, size_t object) const {
+  constexpr unsigned kFoldBits = 16;
+  const uint32_t epoch = snapshot_.links_epoch() << kFoldBits ^ folds_.epoch();
+  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), epoch, CacheKind::kTrail};
+}
+
 /// One link down: adds the step if the link's delta touches the object.  Nothing below when the delta makes
 /// the object out of nothing.
-Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& place, size_t link,
-                                                                 NativeTrail& trail) const {
+Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& place, const NativeLink& taken,
+                                                                 NativeTrail::Step step, NativeTrail& trail) const {
   const NativeState& state = snapshot_.state(place.version);
-  const NativeLink& taken = state.links[link];
   const auto below = taken.below(place.object);
-  auto patch = TRY(taken.delta->find(*state.folder->tree(), place.object, below.has_value()));
-  if (patch) {
-    trail.unit = std::max(trail.unit, patch->block_bytes());
-    if (auto table = patch->take_table()) {
+  step.patch = TRY(taken.delta->find(*state.folder->tree(), place.object, below.has_value()));
+  if (step.patch) {
+    trail.unit = std::max(trail.unit, step.patch->block_bytes());
+    if (auto table = step.patch->take_table()) {
       cache_.insert(table_key(*taken.delta, place.object), table, table->cost());
     }
-    trail.steps.push_back({static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
-                           static_cast<uint32_t>(place.object), std::move(patch)});
+    trail.steps.push_back(std::move(step));
   }
   if (!below) return std::optional<Place>();
   return std::optional<Place>(Place{*taken.from, *below});
+}
+
+Result<std::optional<NativeTrails::Place>> NativeTrails::descend_by_link(const Place& place, size_t link,
+                                                                         NativeTrail& trail) const {
+  const NativeTrail::Step step{static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
+                               static_cast<uint32_t>(place.object), nullptr};
+  return descend(place, snapshot_.state(place.version).links[link], step, trail);
+}
+
+Result<std::optional<NativeTrails::Place>> NativeTrails::descend_farthest(const Place& place,
+                                                                          NativeTrail& trail) const {
+  const size_t link = farthest_link(place.version);
+  const auto& from = snapshot_.state(place.version).links[link].from;
+  for (auto fold = folds_.leading_to(snapshot_, place.version); fold && from && *fold->link.from < *from;
+       fold = folds_.leading_to(snapshot_, place.version)) {
+    const NativeTrail::Step step{static_cast<uint32_t>(place.version), 0, static_cast<uint32_t>(place.object), nullptr,
+                                 fold};
+    auto below = descend(place, fold->link, step, trail);
+    if (below) return below;
+    folds_.reject(*fold, below.error());
+  }
+  return descend_by_link(place, link, trail);
+}
+
+void NativeTrails::reject_folds(const NativeTrail& trail, const Error& error) const {
+  for (const NativeTrail::Step& step : trail.steps) {
+    if (step.fold) folds_.reject(*step.fold, error);
+  }
 }
 
 /// From `place` down to the bottom, or to the first place whose trail is known.
@@ -68,13 +96,13 @@ Status NativeTrails::follow(Place place, NativeTrail& trail) {
       trail.base = place.object;
       return {};
     }
-    if (const auto known = cache_.find<NativeTrail>(trail_key(snapshot_, place.version, place.object))) {
+    if (const auto known = cache_.find<NativeTrail>(trail_key(place.version, place.object))) {
       trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
       trail.base = known->base;
       trail.unit = std::max(trail.unit, known->unit);
       return {};
     }
-    const auto below = TRY(descend(place, farthest_link(place.version), trail));
+    const auto below = TRY(descend_farthest(place, trail));
     if (!below) return {};
     place = *below;
   }
@@ -97,7 +125,7 @@ Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTr
 }
 
 Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
-  const CacheKey key = trail_key(snapshot_, ordinal, object);
+  const CacheKey key = trail_key(ordinal, object);
   for (;;) {
     if (auto found = cache_.find<NativeTrail>(key)) return found;
     const auto lease = flights_.claim(key);
@@ -112,7 +140,7 @@ Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, si
 
 Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {
   NativeTrail trail;
-  const auto below = TRY(descend({ordinal, object}, link, trail));
+  const auto below = TRY(descend_by_link({ordinal, object}, link, trail));
   if (below) TRY(follow(*below, trail));
   return finish(ordinal, object, std::move(trail));
 }
@@ -123,7 +151,7 @@ Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t fro
   Place place{ordinal, object};
   while (place.version > from) {
     if (!snapshot_.state(place.version).own_link) return std::optional<NativeTrail>();
-    const auto below = TRY(descend(place, 0, trail));
+    const auto below = TRY(descend_by_link(place, 0, trail));
     if (!below) return std::optional<NativeTrail>();
     place = *below;
   }
@@ -132,14 +160,15 @@ Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t fro
 }
 
 Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail::Step& step) {
-  const CacheKey key = table_key(*snapshot_.state(step.version).links[step.link].delta, step.object);
+  const CacheKey key = table_key(step.delta(snapshot_), step.object);
   for (;;) {
     if (auto found = cache_.find<BlockTable>(key)) return found;
     const auto lease = flights_.claim(key);
     if (!lease) continue;
     if (auto found = cache_.find<BlockTable>(key)) return found;
-    auto table = TRY(step.patch->load_table());
-    cache_.insert(key, table, table->cost());
+    auto table = step.patch->load_table();
+    if (table) cache_.insert(key, *table, (*table)->cost());
+    if (!table && step.fold) folds_.reject(*step.fold, table.error());
     return table;
   }
 }

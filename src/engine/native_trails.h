@@ -10,6 +10,7 @@
 #include "common/result.h"
 #include "delta/coded_patch.h"
 #include "engine/cache.h"
+#include "engine/folds.h"
 #include "engine/single_flight.h"
 
 namespace weightfs {
@@ -19,9 +20,14 @@ struct NativeTrail {
   /// A delta that touches the object.
   struct Step {
     uint32_t version = 0;  ///< ordinal that the delta leads to
-    uint32_t link = 0;     ///< which of that version's links it is
+    uint32_t link = 0;     ///< which of that version's links it is, if it is no fold
     uint32_t object = 0;   ///< of that version
     std::shared_ptr<const CodedPatch> patch;
+    std::shared_ptr<const Fold> fold{};  ///< null: a link
+
+    const NativeVersion& delta(const Snapshot& snapshot) const {
+      return fold ? fold->delta() : *snapshot.state(version).links[link].delta;
+    }
   };
   std::vector<Step> steps;     ///< newest first
   std::optional<size_t> base;  ///< object of the base's files below all of them
@@ -34,10 +40,11 @@ struct NativeTrail {
 
 /// Finds trails and block tables, lazily, and keeps them in the cache.  Thread-safe.
 ///
-/// Of several ways to a version (its own delta, nets) a trail takes the one that leads farthest back.
+/// Of several ways to a version (its own delta, nets, folds) a trail takes the one that leads farthest back.
 class NativeTrails {
  public:
-  NativeTrails(const Snapshot& snapshot, Cache& cache) : snapshot_(snapshot), cache_(cache) {}
+  NativeTrails(const Snapshot& snapshot, Cache& cache, Folds& folds)
+      : snapshot_(snapshot), cache_(cache), folds_(folds) {}
 
   Result<std::shared_ptr<const NativeTrail>> find(size_t ordinal, size_t object);
   /// The same with link `link` of that version as the first step, whether or not it would be taken.
@@ -45,6 +52,26 @@ class NativeTrails {
   /// The steps alone that lead from `from_object` of version `from` to `object` of `ordinal` over the versions' own
   /// deltas; nothing when no such way leads there.
   Result<std::optional<NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object) const;
+  /// Does `work`, and again when it failed because of a fold, which is rejected then.  `work` is told whether this is
+  /// its first time, and finds its trails anew each time.
+  template <class Work>
+  Status without_bad_folds(const Work& work) {
+    for (bool first = true;; first = false) {
+      const uint64_t rejections = folds_.rejections();
+      Status status = work(first);
+      if (status || folds_.rejections() == rejections) return status;
+    }
+  }
+  /// `error` came up on the way along `trail`: none of its folds is trusted any more.
+  void reject_folds(const NativeTrail& trail, const Error& error) const;
+  Cache& cache() { return cache_; }
+  /// Folds::rejections().
+  uint64_t rejections() const { return folds_.rejections(); }
+  /// Somebody reads the version along such a trail.
+  void note_depth(size_t ordinal, const NativeTrail& trail) const {
+    if (trail.steps.size() >= Folds::kDeep) folds_.wish(ordinal);
+  }
+
   /// The blocks that a step touches.
   Result<std::shared_ptr<const BlockTable>> table(const NativeTrail::Step& step);
 
@@ -54,7 +81,11 @@ class NativeTrails {
     size_t object;
   };
 
-  Result<std::optional<Place>> descend(const Place& place, size_t link, NativeTrail& trail) const;
+  Result<std::optional<Place>> descend(const Place& place, const NativeLink& taken, NativeTrail::Step step,
+                                       NativeTrail& trail) const;
+  Result<std::optional<Place>> descend_by_link(const Place& place, size_t link, NativeTrail& trail) const;
+  Result<std::optional<Place>> descend_farthest(const Place& place, NativeTrail& trail) const;
+  CacheKey trail_key(size_t ordinal, size_t object) const;
   Status follow(Place place, NativeTrail& trail);
   /// `bottomless`: what lies below the steps is known to the caller.
   Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless = false) const;
@@ -62,6 +93,7 @@ class NativeTrails {
 
   const Snapshot& snapshot_;
   Cache& cache_;
+  Folds& folds_;
   SingleFlight<CacheKey, CacheKeyHash> flights_;
 };
 

@@ -79,6 +79,8 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verified(size_t 
     if (!lease) continue;
     if (auto found = cache_.find<BlockDigests>(key)) return found;
     auto digests = verify(tensor, step);
+    // A fold is not what was published: the deltas themselves decide.
+    while (!digests && TRY(composer_.reject_folds(tensor, step, digests.error()))) digests = verify(tensor, step);
     if (!digests) failures_.remember(key, digests.error());
     if (digests) cache_.insert(key, *digests, (*digests)->size() * sizeof(uint64_t) + sizeof(BlockDigests));
     return digests;
@@ -86,9 +88,7 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verified(size_t 
 }
 
 Status Verifier::load_patches(size_t tensor, size_t step) {
-  const auto& steps = *TRY(composer_.steps(tensor));
-  size_t first = step + 1;
-  while (first > 0 && !steps[first - 1].change->patch->dense()) --first;
+  const size_t first = TRY(composer_.first_patch(tensor, step));
   if (first >= step) return {};  // at most one patch: decoding it starts with the first block anyway
   return run_parallel(arena_, step + 1 - first, [&](uint64_t i) -> Status {
     TRY(composer_.segment(tensor, first + i, 0));

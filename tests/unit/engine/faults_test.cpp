@@ -279,7 +279,8 @@ TEST_F(Faults, TheVerifierComparesRedecodedBlocksWithItsHashes) {
   Cache cache(0);  // keeps nothing: every block is decoded again
   Counters counters;
   tbb::task_arena arena(2);
-  Composer composer(*snapshot_, cache, counters);
+  Folds folds;
+  Composer composer(*snapshot_, cache, counters, folds);
   Verifier verifier(*snapshot_, composer, cache, counters, arena, 2, std::make_shared<BlockPool>(kBlockBytes));
   const size_t tensor = snapshot_->base().find_tensor("w0");
   auto digests = verifier.verified(tensor, 0);
