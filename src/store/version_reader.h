@@ -18,6 +18,8 @@ namespace weightfs::store {
 class VersionSource {
  public:
   static Result<VersionSource> open(const Files& files, const SourceOptions& options, unsigned threads);
+  /// Reads through an engine that serves others, too.
+  explicit VersionSource(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
 
   const Snapshot& snapshot() const { return engine_->snapshot(); }
   /// Version `ordinal` of the snapshot.  Reads its headers.
@@ -26,7 +28,6 @@ class VersionSource {
   Result<std::unique_ptr<const TreeReader>> reader(const std::string& name) const;
 
  private:
-  explicit VersionSource(std::shared_ptr<Engine> engine) : engine_(std::move(engine)) {}
   std::shared_ptr<Engine> engine_;
 };
 
