@@ -49,7 +49,7 @@ std::string shown_source(const std::string& source) {
 }
 
 void make_absolute(std::string& argument) {
-  for (const std::string_view name : {"--base=", "--log-file="}) {
+  for (const std::string_view name : {"--base=", "--cache=", "--log-file="}) {
     if (argument.starts_with(name)) argument = std::string(name) + absolute(argument.substr(name.size()));
   }
   constexpr std::string_view kMetrics = "--metrics=";

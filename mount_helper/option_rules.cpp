@@ -28,6 +28,8 @@ constexpr std::array kRules = {
     OptionRule{.name = "base", .kind = kText},
     OptionRule{.name = "verify", .kind = kChoice, .choices = "tensor|off"},
     OptionRule{.name = "memory", .kind = kSize, .least = 16U << 20, .most = UINT64_MAX},
+    OptionRule{.name = "cache", .kind = kText},
+    OptionRule{.name = "cache-size", .kind = kSize, .most = UINT64_MAX},
     OptionRule{.name = "threads", .kind = kCount, .least = 1, .most = 4096},
     OptionRule{.name = "read-ahead", .kind = kSize, .most = 1U << 30},
     OptionRule{.name = "passthrough", .kind = kChoice, .choices = "auto|off"},

@@ -192,6 +192,15 @@ void add_follow(Exposition& out, const FollowState& follow) {
   if (follow.hook) add_hook(out, *follow.hook);
 }
 
+void add_folding(Exposition& out, const FoldingState& folding) {
+  out.gauge("cache_bytes", "Size of the cache of folds.").sample({}, folding.bytes);
+  out.gauge("cache_limit_bytes", "What --cache-size allows.").sample({}, folding.limit);
+  out.gauge("folds", "Folds that this mount reads by.").sample({}, folding.in_use);
+  out.counter("folds_total", "Folds, by outcome: made, or rejected because they could not be used.")
+      .sample({{"outcome", "made"}}, folding.made)
+      .sample({{"outcome", "rejected"}}, folding.rejected);
+}
+
 }  // namespace
 
 std::string metrics_text(const MountMetrics& metrics) {
@@ -209,6 +218,7 @@ std::string metrics_text(const MountMetrics& metrics) {
   add_memory(out, metrics);
   add_versions(out, metrics);
   if (metrics.follow) add_follow(out, *metrics.follow);
+  if (metrics.folding) add_folding(out, *metrics.folding);
   return out.take();
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "cli/folding_state.h"
 #include "cli/follow_state.h"
 #include "engine/engine.h"
 #include "fuse/request_counts.h"
@@ -34,6 +35,7 @@ struct MountMetrics {
   std::string latest;
   uint64_t latest_number = 0;
   std::optional<FollowState> follow;
+  std::optional<FoldingState> folding{};
 };
 
 /// Prometheus' text format 0.0.4.  Every sample says in its label `mount` whose it is, so that several mounts may

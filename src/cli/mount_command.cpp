@@ -71,6 +71,7 @@ Status mount_and_serve(MountOptions options, Supervision* supervision, ReadyNoti
   set_up_allocator();
   options.source = real_or_same(options.source);
   options.base = real_or_same(options.base);
+  if (!options.cache.empty()) options.cache = std::filesystem::weakly_canonical(options.cache).string();
   TRY(checked_mount_point(options, {options.source}));  // before a long look at the source
   const Files files;
   auto snapshot = TRY(open_source(files, {options.source, options.base, options.verify}));

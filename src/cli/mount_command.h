@@ -12,6 +12,8 @@ namespace weightfs::cli {
 /// Measured: see docs/PERFORMANCE.md.
 inline constexpr uint64_t kDefaultReadAhead = 4u << 20;
 
+inline constexpr uint64_t kDefaultCacheBytes = 16ull << 30;
+
 /// How a mount keeps up with its source.
 struct MountFollowOptions {
   bool on = false;
@@ -33,6 +35,8 @@ struct MountOptions {
   bool verify = true;         ///< check published digests
   uint64_t memory_bytes = 0;  ///< 0: choose by default_memory_budget()
   unsigned threads = 0;       ///< decoding threads; 0: all processors
+  std::string cache;          ///< folder for folds; empty: none
+  uint64_t cache_bytes = kDefaultCacheBytes;
   bool allow_other = false;
   uint64_t read_ahead = kDefaultReadAhead;  ///< bytes; 0: leave the kernel's
   bool passthrough = true;                  ///< --passthrough=auto

@@ -35,6 +35,7 @@ MountMetrics MountReport::metrics() {
       metrics.streams = session_->streams();
     }
   }
+  metrics.folding = folding();
   const std::lock_guard lock(follow_mutex_);
   if (follow_) metrics.follow = follow_();
   // As in status.json: only who follows waits for anything.

@@ -29,6 +29,25 @@ void add_mount_resources(CLI::App& app, MountOptions& mount) {
       ->group("Resources");
 }
 
+void add_mount_cache(CLI::App& app, MountOptions& mount) {
+  app.add_option(
+         "--cache", mount.cache,
+         "Folder on a fast disk for long chains: what many deltas do together\nis kept there as one, and made in "
+         "the background. Can be deleted at\nany time (default: none)")
+      ->type_name("DIR")
+      ->group("Resources");
+  app.add_option_function<std::string>(
+         "--cache-size",
+         [&mount](const std::string& text) {
+           const auto bytes = parse_size(text);
+           if (!bytes) throw CLI::ValidationError("--cache-size", "'" + text + "' is not a size such as 500M or 20G");
+           mount.cache_bytes = *bytes;
+         },
+         "How much may lie in it (default: 16G)")
+      ->type_name("SIZE")
+      ->group("Resources");
+}
+
 void add_mount_kernel(CLI::App& app, MountOptions& mount) {
   app.add_option_function<std::string>(
          "--read-ahead",
@@ -91,6 +110,7 @@ void add_mount_options(CLI::App& app, MountOptions& mount) {
                "Let other users read it\n(needs user_allow_other in /etc/fuse.conf)");
   app.add_option("--supervised", mount.channel, "Descriptor of mount.weightfs")->group("");  // between the two of us
   add_mount_resources(app, mount);
+  add_mount_cache(app, mount);
   add_mount_kernel(app, mount);
   add_mount_streams(app, mount);
   add_mount_follow(app, mount.follow);

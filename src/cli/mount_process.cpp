@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "chain/resume.h"
+#include "cli/folding.h"
 #include "cli/following.h"
 #include "cli/metrics_export.h"
 #include "cli/metrics_text.h"
@@ -156,6 +157,16 @@ Result<std::unique_ptr<MetricsExport>> open_metrics(const MountOptions& options,
   return MetricsExport::open(*options.metrics);
 }
 
+/// Nothing unless a cache is wanted.
+Result<std::optional<store::FoldCache>> open_cache(const MountTask& task) {
+  const MountOptions& options = task.options;
+  if (options.cache.empty()) return std::optional<store::FoldCache>();
+  if ((options.cache + "/").starts_with(task.mount_point + "/")) {
+    return Error{ErrorCode::kUsage, "--cache names a folder in the mount itself, which is for reading only"};
+  }
+  return std::optional(TRY(store::FoldCache::open(task.files, options.cache, options.cache_bytes)));
+}
+
 std::vector<uint64_t> identities(const std::set<uint64_t>& set) { return {set.begin(), set.end()}; }
 
 /// Everything that one mount consists of.  Members that use others come after them.
@@ -168,6 +179,7 @@ class MountProcess {
     if (supervision_ != nullptr) TRY(take_over(snapshot));
     TRY(make_tree(std::move(snapshot)));
     metrics_ = TRY(open_metrics(options_, task_.mount_point));
+    TRY(open_folding());
     TRY(open_session());
     if (follower_) follow();
     stop_on_signal.watch(*session_, [&] {
@@ -177,6 +189,7 @@ class MountProcess {
     stop_on_signal.end();
     if (metrics_) metrics_->stop();  // it asks the session and who follows
     report_->set_follow(nullptr);
+    report_->set_folding(nullptr);
     log::event(log::Level::kInfo, "mount.ended", "{}", quote(task_.mount_point));
     return served;
   }
@@ -231,6 +244,14 @@ class MountProcess {
     engine.adopt_warm(take_kept(supervision_->orders().kept, "warm/"));
   }
 
+  Status open_folding() {
+    auto cache = TRY(open_cache(task_));
+    if (!cache) return {};
+    folding_ = std::make_unique<Folding>(*std::move(cache), [report = report_] { return report->serving(); });
+    report_->set_folding([this] { return folding_->state(); });
+    return {};
+  }
+
   Status open_session() {
     const SessionOptions session = session_options(options_, task_.mount_point);
     session_ = supervision_ == nullptr
@@ -265,6 +286,7 @@ class MountProcess {
     if (!table) return log::write(log::Level::kError, "follow.not_shown", table.error().text());
     keep(state);  // first: what somebody has seen, a successor must show
     report_->set_serving(serving);
+    if (folding_) folding_->poke();
     session_->root_changed(vfs_->show(*std::move(table), engine_reader(serving->versions)));
   }
 
@@ -287,6 +309,7 @@ class MountProcess {
     if (metrics_) metrics_->start([this] { return metrics_text(report_->metrics()); });
     if (supervision_ != nullptr) serve_supervised(first->catalog, line);
     if (following_) following_->start();
+    if (folding_) folding_->start();
     if (!task_.notice.send()) ::kill(::getpid(), SIGTERM);
   }
 
@@ -313,6 +336,7 @@ class MountProcess {
   MountReport* report_ = nullptr;       // vfs_ owns it
   std::shared_ptr<Vfs> vfs_;
   std::unique_ptr<MetricsExport> metrics_;  // longer than `following_`, which tells it of moves
+  std::unique_ptr<Folding> folding_;
   std::unique_ptr<Session> session_;
   std::unique_ptr<Following> following_;
 };

@@ -30,6 +30,16 @@ void MountReport::set_follow(std::function<FollowState()> follow) {
   follow_ = std::move(follow);
 }
 
+void MountReport::set_folding(std::function<FoldingState()> folding) {
+  const std::lock_guard lock(follow_mutex_);
+  folding_ = std::move(folding);
+}
+
+std::optional<FoldingState> MountReport::folding() {
+  const std::lock_guard lock(follow_mutex_);
+  return folding_ ? std::optional(folding_()) : std::nullopt;
+}
+
 std::shared_ptr<const Serving> MountReport::serving() const {
   const std::lock_guard lock(mutex_);
   return serving_;
@@ -55,7 +65,7 @@ std::string MountReport::status_json() {
     const std::lock_guard lock(follow_mutex_);
     if (follow_) follow = follow_();
   }
-  return cli::status_json(*serving(), files_, facts(), follow);
+  return cli::status_json(*serving(), files_, facts(), follow, folding());
 }
 
 std::string MountReport::version_json(const std::string& name) {

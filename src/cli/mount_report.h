@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "cli/folding_state.h"
 #include "cli/metrics_text.h"
 #include "cli/report.h"
 #include "cli/serving.h"
@@ -32,6 +33,8 @@ class MountReport final : public ControlFiles {
   void set_serving(std::shared_ptr<const Serving> serving);
   /// Who follows the source tells how that goes; it must live as long as anybody asks, or take it back.
   void set_follow(std::function<FollowState()> follow);
+  /// The same of who makes folds.
+  void set_folding(std::function<FoldingState()> folding);
   std::shared_ptr<const Serving> serving() const;
 
   std::string status_json() override;
@@ -46,6 +49,7 @@ class MountReport final : public ControlFiles {
 
  private:
   MountFacts facts();
+  std::optional<FoldingState> folding();
 
   mutable std::mutex mutex_;  // guards what is not const below
   std::shared_ptr<const Serving> serving_;
@@ -55,8 +59,9 @@ class MountReport final : public ControlFiles {
   std::map<std::string, std::optional<Error>> refusals_;  // by version: why warming it was not begun
   const Session* session_ = nullptr;
   std::function<bool()> supervisor_lives_;
-  std::mutex follow_mutex_;  // guards follow_, while it is asked too
+  std::mutex follow_mutex_;  // guards what follows, while it is asked too
   std::function<FollowState()> follow_;
+  std::function<FoldingState()> folding_;
 };
 
 }  // namespace weightfs::cli

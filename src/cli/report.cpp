@@ -362,10 +362,18 @@ Json supervisor_object(const MountFacts& facts) {
           {"last_end", facts.last_end}};
 }
 
+Json folding_object(const std::optional<FoldingState>& folding) {
+  if (!folding) return nullptr;
+  const auto text = [](const std::string& value) { return value.empty() ? Json(nullptr) : Json(value); };
+  return {{"path", folding->path},         {"limit", folding->limit},         {"bytes", folding->bytes},
+          {"folds", folding->folds},       {"in_use", folding->in_use},       {"made", folding->made},
+          {"rejected", folding->rejected}, {"making", text(folding->making)}, {"problem", text(folding->problem)}};
+}
+
 }  // namespace
 
 std::string status_json(const Serving& serving, const Files& files, const MountFacts& facts,
-                        const std::optional<FollowState>& follow) {
+                        const std::optional<FollowState>& follow, const std::optional<FoldingState>& folding) {
   const EngineStatus engine = serving.engine().status();
   return json_text({
       {"pid", facts.pid},
@@ -385,6 +393,7 @@ std::string status_json(const Serving& serving, const Files& files, const MountF
       {"memory", memory_object(engine)},
       {"kernel", kernel_object(facts)},
       {"follow", follow_object(follow)},
+      {"cache", folding_object(folding)},
   });
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "chain/snapshot.h"
+#include "cli/folding_state.h"
 #include "cli/follow_state.h"
 #include "cli/serving.h"
 #include "engine/engine.h"
@@ -54,9 +55,11 @@ using ChangedCounts = std::map<size_t, uint64_t>;
 
 /// Array of objects, one a version, refused ones included.
 std::string log_json(const Snapshot& snapshot);
-/// The state of a mount: what `.weightfs/status.json` holds.  `follow`: of one that follows its source.
+/// The state of a mount: what `.weightfs/status.json` holds.  `follow`: of one that follows its source; `folding`: of
+/// one that has a cache.
 std::string status_json(const Serving& serving, const Files& files, const MountFacts& facts,
-                        const std::optional<FollowState>& follow);
+                        const std::optional<FollowState>& follow,
+                        const std::optional<FoldingState>& folding = std::nullopt);
 /// Extended attributes, without their prefix, of the root; of a shown version's folder or of what lies below it.
 std::map<std::string, std::string> root_attributes(const Serving& serving);
 std::map<std::string, std::string> attributes(const Serving& serving, size_t version, size_t entry, bool passthrough);

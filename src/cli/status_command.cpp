@@ -34,6 +34,7 @@ class StatusPrinter {
     counters();
     checks();
     memory();
+    cache();
     warm();
     kernel();
     return std::move(out_);
@@ -159,6 +160,19 @@ class StatusPrinter {
                      std::string(filled, '#'), std::string(kBar - filled, '-'), human_bytes(value("used")),
                      human_bytes(budget), human_bytes(value("blocks")), human_bytes(value("patches")),
                      human_bytes(value("in_flight")), grouped(value("evictions")), human_bytes(value("rss"))));
+  }
+
+  void cache() {
+    const auto& cache = object_of(status_, "cache");
+    if (cache.empty()) return;
+    const auto value = [&](const char* key) { return number_of(cache, key).value_or(0); };
+    std::string text = fmt::format("{} of {} in {}; {} folds in use", human_bytes(value("bytes")),
+                                   human_bytes(value("limit")), bare(text_of(cache, "path")), value("in_use"));
+    if (const std::string making = text_of(cache, "making"); !making.empty()) text += "; folding " + bare(making);
+    line("cache", text);
+    if (const std::string problem = text_of(cache, "problem"); !problem.empty()) {
+      line("", bare(problem), Colour::kWarning);
+    }
   }
 
   /// Versions that lie in memory, or are on their way there.

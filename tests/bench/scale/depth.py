@@ -12,8 +12,9 @@ version as `weightfs commit` writes it) and once as weight_v (xor), and measures
     page         4 KiB past the page cache, each in a block that nobody has read: median and p99
     bytes        what the daemon read beside the base, over what all deltas up to N hold: above 1, it read some twice
 
-native without nets, then with the ladders that `weightfs squash --every` adds: one of --every, then one of its square
-root besides.  weight_v by the default memory budget, by one of 8 GiB (enough for everything), and by --small-memory.
+native without nets, then by folds (`weightfs mount --cache`, made before the measured mounts begin), then with the
+ladders that `weightfs squash --every` adds: one of --every, then one of its square root besides.  weight_v by folds, too;
+weight_v by the default memory budget, by one of 8 GiB (enough for everything), and by --small-memory.
 Every byte is compared with the true version.  Writes depth.json and prints a table; it never fails on a figure.
 """
 
@@ -42,6 +43,7 @@ PAGES = 64  # in blocks of their own
 DEFAULT_DEPTHS = (1, 8, 100, 1000)
 SEED = 31
 SLOW = 20  # seconds
+FOLDED_FROM = 32  # deltas
 
 
 def read_version(mounted: Mounted, chain: Chain, depth: int) -> float:
@@ -118,6 +120,34 @@ def measure_weight_v(chain: Chain, depths: list[int], runs: int, small: str) -> 
     return found
 
 
+def fold(chain: Chain, source: Path, depths: list[int], options: list[str]) -> tuple[list[str], dict]:
+    """Makes the folds that reading these versions asks for: (options of a mount that uses them, what they are)."""
+    cache = chain.folder / f"cache-{source.name}"
+    shutil.rmtree(cache, ignore_errors=True)
+    options = [*options, "--cache", str(cache)]
+    start = time.perf_counter()
+    with Mounted(source, chain.folder / "mnt", *options) as mounted:
+        for depth in [depth for depth in sorted(depths) if depth >= FOLDED_FROM]:
+            made = mounted.status()["cache"]["in_use"]
+            read_version(mounted, chain, depth)
+            while mounted.status()["cache"]["in_use"] == made and depth < chain.about["depth"]:
+                time.sleep(0.1)
+        while mounted.status()["cache"]["making"] or not mounted.status()["cache"]["in_use"]:
+            time.sleep(0.1)
+        about = mounted.status()["cache"]
+    print(f"{about['folds']} folds of {source.name}", file=sys.stderr, flush=True)
+    return options, {"source": source.name, "seconds": time.perf_counter() - start, "folds": about["folds"],
+                     "bytes": about["bytes"]}
+
+
+def measure_folded(chain: Chain, source: Path, stored, depths: list[int], runs: int, options: list[str]):
+    if max(depths) < FOLDED_FROM:
+        return [], None
+    options, about = fold(chain, source, depths, options)
+    what = f"{source.name}, folded"
+    return [{"what": what, **measure_one(chain, source, depth, stored(depth), runs, options)} for depth in depths], about
+
+
 def ladders(chain: Chain, every: int) -> list[tuple[str, int, float]]:
     """Adds them one after the other: (name, steps of a net, seconds), by a generator so that each can be measured."""
     for step in (every, math.isqrt(every)):
@@ -132,6 +162,9 @@ def measure(chain: Chain, arguments) -> dict:
     for net in (chain.native / "nets").glob("*"):
         shutil.rmtree(net)  # of an earlier run
     rows = measure_native(chain, "native", depths, arguments.runs)
+    folded, about = measure_folded(chain, chain.native, chain.native_stored, depths, arguments.runs, [])
+    rows += folded
+    folds = [about]
     nets, made = [], "native"
     for name, step, seconds in ladders(chain, arguments.every):
         made += f" + {name}"
@@ -140,10 +173,14 @@ def measure(chain: Chain, arguments) -> dict:
                      "bytes": sum(path.stat().st_size for folder in folders for path in folder.iterdir())})
         rows += measure_native(chain, made, depths, arguments.runs)
     rows += measure_weight_v(chain, depths, arguments.runs, arguments.small_memory)
+    folded, about = measure_folded(chain, chain.weight_v, chain.weight_v_stored, depths, arguments.runs,
+                                   ["--base", str(chain.base)])
+    rows += folded
+    folds = [fold for fold in [*folds, about] if fold]
     first = {row["what"]: row["seconds"] for row in rows if row["depth"] == depths[0]}
     for row in rows:
         row["ratio"] = row["seconds"] / first[row["what"]]
-    return {"rows": rows, "nets": nets}
+    return {"rows": rows, "nets": nets, "folds": folds}
 
 
 def print_table(chain: Chain, result: dict) -> None:
@@ -159,6 +196,9 @@ def print_table(chain: Chain, result: dict) -> None:
     for net in result["nets"]:
         print(f"\nladder of {net['step']}: made in {net['seconds']:.0f} s; {net['nets']} nets, "
               f"{net['bytes'] / 1e6:.1f} MB in all")
+    for fold in result["folds"]:
+        print(f"\n{fold['folds']} folds of {fold['source']}: made in {fold['seconds']:.0f} s, "
+              f"{fold['bytes'] / 1e6:.1f} MB in all")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
