@@ -136,7 +136,8 @@ class Engine {
   /// The others are forgotten through the keeper, and with that their memory is freed.
   size_t adopt_warm(std::vector<Kept> kept);
 
-  /// Takes `bytes` out of the budget for as long as the answer lives, for work beside reading.  Never waits.
+  /// Takes `bytes`, but an eighth of the budget at most, out of it for as long as the answer lives: for work beside
+  /// reading.  Never waits.
   std::shared_ptr<void> reserve(uint64_t bytes);
   /// What shortens long chains, for all engines that share it.
   Folds& folds() const;
