@@ -180,7 +180,7 @@ def test_two_mounts_share_one_cache(deep, mount, tmp_path):
 def test_what_follows_is_folded_as_it_goes_on(mount, tmp_path):
     run = make_run("xor", tmp_path)
     run.publish()
-    mounted = mount(run.source, "--follow", "--poll", "0.2", "--cache", tmp_path / "cache", base=run.base)
+    mounted = mount(run.source, "--follow", "--poll", "0.2", "--pin-grace", "0", "--cache", tmp_path / "cache", base=run.base)
     for _ in range(2 * 32 + DELAY):
         run.publish()
     wait_until(lambda: os.readlink(mounted / "latest") == run.names[-1], what="the last version")
