@@ -95,10 +95,12 @@ void Folding::round() {
   drop_rejected();
   touch_used();
   const auto serving = serving_();
-  std::set<const Engine*> looked_at;
+  Engines engines;
   for (const ServedVersion& version : serving->versions) {
-    if (looked_at.insert(version.engine.get()).second) load(version.engine);
+    if (std::find(engines.begin(), engines.end(), version.engine) == engines.end()) engines.push_back(version.engine);
   }
+  forget_gone(engines);
+  for (const auto& engine : engines) load(engine);
   const ServedVersion& latest = serving->versions[serving->catalog.latest_index()];
   fold(latest.engine, latest.ordinal);
   for (const size_t wish : folds().take_wishes()) {
@@ -126,6 +128,16 @@ void Folding::drop_rejected() {
 void Folding::touch_used() {
   for (const auto& fold : folds().all()) {
     if (Folds::take_use(*fold)) cache_.touch(store::FoldCache::name_of(*fold));
+  }
+}
+
+/// Folds of versions that nobody is shown any more stay on disk: who mounts the source again may be.
+void Folding::forget_gone(const Engines& engines) {
+  for (const auto& fold : folds().all()) {
+    const auto has = [&](const auto& engine) { return engine->snapshot().has(fold->to); };
+    if (std::any_of(engines.begin(), engines.end(), has)) continue;
+    folds().remove(*fold);
+    seen_.erase(store::FoldCache::name_of(*fold));
   }
 }
 

@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "cli/folding_state.h"
 #include "cli/serving.h"
@@ -40,10 +41,12 @@ class Folding {
 
  private:
   using Clock = std::chrono::steady_clock;
+  using Engines = std::vector<std::shared_ptr<Engine>>;
 
   void work();
   bool wait();
   void drop_rejected();
+  void forget_gone(const Engines& engines);
   void load(const std::shared_ptr<Engine>& engine);
   void fold(const std::shared_ptr<Engine>& engine, size_t ordinal);
   void make(const std::shared_ptr<Engine>& engine, size_t from, size_t to);

@@ -38,7 +38,7 @@ Status FoldReader::decode(const Fold& fold, const Change& change, const CodedBlo
 }
 
 Status FoldReader::apply(const Fold& fold, size_t tensor, uint64_t bytes, uint64_t offset, MutableBytes out) {
-  const auto change = TRY(this->change(fold, fold.objects[tensor]));
+  const auto change = TRY(this->change(fold, (*fold.objects)[tensor]));
   if (!change->patch) return {};
   const uint64_t block_bytes = change->patch->block_bytes();
   for (uint64_t at = 0; at < out.size(); at += block_bytes) {

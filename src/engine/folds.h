@@ -24,8 +24,8 @@ struct Fold {
   size_t to = 0;                           ///< ordinal of the version that it leads to
   NativeLink link;                         ///< `from` is set: the version that it builds on
   std::shared_ptr<const TreeLayout> tree;  ///< the files of `to`; objects of link.delta are counted in it
-  /// Published formats: by tensor of the base, its object in `tree`.  Empty for native versions.
-  std::vector<uint32_t> objects;
+  /// Published formats: by tensor of the base, its object in `tree`.  Null for native versions.
+  std::shared_ptr<const std::vector<uint32_t>> objects;
   mutable std::atomic<bool> used{false};  ///< somebody got it since Folds::take_use()
 
   const NativeVersion& delta() const { return *link.delta; }

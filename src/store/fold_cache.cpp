@@ -133,8 +133,19 @@ Result<FoldCache> FoldCache::open(const Files& files, const std::string& path, u
 
 std::string FoldCache::name_of(const Fold& fold) { return fold.delta().manifest().name; }
 
+/// Copies the tree: a reader of it would keep its snapshot.
+Status FoldCache::cut(const VersionSource& source) {
+  const Snapshot& snapshot = source.snapshot();
+  const uint64_t base = snapshot.admitted(0).identity;
+  if (cut_.tree && cut_.base == base) return {};
+  auto tree = std::make_shared<const TreeLayout>(TRY(source.reader(0))->tree());
+  auto objects = TRY(objects_of(snapshot.base(), *tree));
+  cut_ = {base, std::move(tree), std::make_shared<const std::vector<uint32_t>>(std::move(objects))};
+  return {};
+}
+
 Result<std::shared_ptr<const Fold>> FoldCache::open_fold(const VersionSource& source, size_t from, size_t to,
-                                                         const std::string& name) const {
+                                                         const std::string& name) {
   const Snapshot& snapshot = source.snapshot();
   auto fold = std::make_shared<Fold>();
   fold->to = to;
@@ -146,10 +157,10 @@ Result<std::shared_ptr<const Fold>> FoldCache::open_fold(const VersionSource& so
     if (*fold->tree == *snapshot.folder(to).tree()) return std::shared_ptr<const Fold>(std::move(fold));
     return Error{ErrorCode::kNativeLayout, "it leads to other files than the version has"};
   }
-  const std::shared_ptr<const TreeReader> base = TRY(source.reader(0));
-  fold->tree = std::shared_ptr<const TreeLayout>(base, &base->tree());
+  TRY(cut(source));
+  fold->tree = cut_.tree;
   fold->link = {delta, from, nullptr};
-  fold->objects = TRY(objects_of(snapshot.base(), *fold->tree));
+  fold->objects = cut_.objects;
   if (!delta->manifest().layout) return std::shared_ptr<const Fold>(std::move(fold));
   return Error{ErrorCode::kNativeLayout, "it changes the layout, which no published delta does"};
 }

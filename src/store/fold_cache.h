@@ -54,12 +54,21 @@ class FoldCache {
       : files_(std::move(files)), path_(std::move(path)), limit_(limit) {}
 
   std::string folds_path() const { return path_ + "/folds"; }
+  /// How a published base is cut into objects.
+  struct Cut {
+    uint64_t base = 0;  ///< its identity
+    std::shared_ptr<const TreeLayout> tree;
+    std::shared_ptr<const std::vector<uint32_t>> objects;  ///< by tensor
+  };
+
   Result<std::shared_ptr<const Fold>> open_fold(const VersionSource& source, size_t from, size_t to,
-                                                const std::string& name) const;
+                                                const std::string& name);
+  Status cut(const VersionSource& source);
 
   Files files_;
   std::string path_;
   uint64_t limit_;
+  Cut cut_;  // of the base that was asked for last; all its folds share it
 };
 
 }  // namespace weightfs::store

@@ -133,7 +133,7 @@ def mount_and_fold(run, mount, cache):
 
 
 def test_killed_while_it_writes(deep, mount, tmp_path):
-    """kill -9 at a random moment after the start: what is left is never taken for a fold, and the next one cleans up."""
+    """kill -9 at a random moment: what is left is never taken for a fold, and the next one cleans up."""
     cache = tmp_path / "cache"
     rng = random.Random(7)
     for _ in range(8):
@@ -180,7 +180,8 @@ def test_two_mounts_share_one_cache(deep, mount, tmp_path):
 def test_what_follows_is_folded_as_it_goes_on(mount, tmp_path):
     run = make_run("xor", tmp_path)
     run.publish()
-    mounted = mount(run.source, "--follow", "--poll", "0.2", "--pin-grace", "0", "--cache", tmp_path / "cache", base=run.base)
+    follow = ["--follow", "--poll", "0.2", "--pin-grace", "0"]
+    mounted = mount(run.source, *follow, "--cache", tmp_path / "cache", base=run.base)
     for _ in range(2 * 32 + DELAY):
         run.publish()
     wait_until(lambda: os.readlink(mounted / "latest") == run.names[-1], what="the last version")

@@ -45,7 +45,8 @@ class FoldingTest : public ::testing::Test {
     folding_.reset();
     auto cache = store::FoldCache::open(files_, folder_.path("cache"), limit);
     EXPECT_TRUE(cache) << cache.error().text();
-    folding_ = std::make_unique<Folding>(*std::move(cache), [this] { return serving_; }, 1);
+    folding_ = std::make_unique<Folding>(
+        *std::move(cache), [this] { return serving_; }, 1);
     return *folding_;
   }
   Engine& engine() const { return *serving_->versions.front().engine; }
@@ -216,6 +217,20 @@ TEST_F(FoldingTest, TheCacheMayBeEmptiedAtAnyTime) {
   serve();
   folding_->round();
   expect_right(64);
+}
+
+TEST_F(FoldingTest, VersionsThatAreGoneAreForgotten) {
+  publish(32);
+  serve();
+  begin().round();
+  for (size_t number = 10; number <= 32; ++number) {
+    fs::remove_all(run_.folder() + "/weight_v" + test::six_digits(number));
+  }
+  serve();
+  folding_->round();
+  EXPECT_EQ(folded(), Versions{});
+  EXPECT_EQ(on_disk(), 1u) << "others may use it";
+  expect_right(9);
 }
 
 TEST_F(FoldingTest, TheEndDoesNotWaitForAFold) {
