@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/text.h"
 #include "engine/engine.h"
 #include "model/dtype.h"
 
@@ -179,13 +180,15 @@ Status Composer::compose_all(size_t tensor, size_t step, const Blocks& blocks) {
   constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
   for (size_t next = first; next <= step; ++next) {
     const auto scratch = cache_.reserve(kLoadScratch);
-    TRY(list[next].change->patch->load_segments(0, [&](uint64_t index, const Patch::Segment& segment) {
-      counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
-      for (uint64_t i = 0; i < kBlocks && index * kBlocks + i < blocks.size(); ++i) {
-        segment->apply(i * kBlockBytes, blocks[index * kBlocks + i]->bytes());
-      }
-      return true;
-    }));
+    const Status loaded =
+        list[next].change->patch->load_segments(0, [&](uint64_t index, const Patch::Segment& segment) {
+          counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
+          for (uint64_t i = 0; i < kBlocks && index * kBlocks + i < blocks.size(); ++i) {
+            segment->apply(i * kBlockBytes, blocks[index * kBlocks + i]->bytes());
+          }
+          return true;
+        });
+    if (!loaded) return named(loaded.error(), tensor);
   }
   return step + 1 - first < Folds::kDeep ? Status() : keep_folded(tensor, step, blocks);
 }
@@ -239,9 +242,16 @@ Result<std::shared_ptr<const codec::PatchSegment>> Composer::segment(size_t tens
     if (!lease) continue;  // another thread has decoded it meanwhile, or failed
     if (auto found = cache_.find<codec::PatchSegment>(key)) return found;
     auto loaded = load(key, patch);
-    if (!loaded) failures_.remember(patch_key, loaded.error());
-    return loaded;
+    if (loaded) return loaded;
+    const Error failed = named(loaded.error(), tensor);
+    failures_.remember(patch_key, failed);
+    return failed;
   }
+}
+
+/// A patch knows its file and no tensor.
+Error Composer::named(const Error& error, size_t tensor) const {
+  return error.in("tensor " + quote(snapshot_.base().tensors()[tensor].info.name));
 }
 
 Result<std::shared_ptr<const codec::PatchSegment>> Composer::load(const CacheKey& key, const Patch& patch) {

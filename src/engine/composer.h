@@ -95,6 +95,7 @@ class Composer {
   Status read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out);
   Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out);
   Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
+  Error named(const Error& error, size_t tensor) const;
   Result<bool> base_bytes_equal(size_t a, size_t b) const;
 
   const Snapshot& snapshot_;

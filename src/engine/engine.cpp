@@ -173,8 +173,9 @@ Status Engine::Impl::read(size_t ordinal, size_t entry, uint64_t offset, Mutable
     shared_.counters.count_read(out.size(), composed);
   } else {
     shared_.counters.read_errors.fetch_add(1, std::memory_order_relaxed);
-    log::event(log::Level::kError, "read.failed", "{}/{} at byte {}: {}", snapshot_->admitted(ordinal).name, file.name,
-               offset, status.error().text());
+    // Bytes that are not what was published stay so: somebody has to act.  What may pass is the trouble of some disk.
+    log::event(log::Level::kError, status.error().may_pass() ? "read.failed" : "page.verify_failed",
+               "{}/{} at byte {}: {}", snapshot_->admitted(ordinal).name, file.name, offset, status.error().text());
   }
   return status;
 }

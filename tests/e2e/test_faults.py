@@ -4,6 +4,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -164,14 +165,18 @@ TRL_DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage, codes", TRL_DAMAGE.values(), ids=TRL_DAMAGE)
-def test_bad_positions_of_trl_are_an_error_never_a_wrong_byte(tmp_path, mount, damage, codes):
-    bucket, base, _ = make_bucket(tmp_path, 3, encoding="raw")
+def damage_positions(bucket, damage):
     path = bucket / "deltas" / "step_000003.safetensors"
     header, tensors = read_file(path)
     index = damage(tensors["a.weight.idx"].data.view("<i4").astype(np.int64))
     tensors["a.weight.idx"] = Tensor("I32", index.shape, index.astype("<i4"))
     write_file(path, tensors, header.metadata)
+
+
+@pytest.mark.parametrize("damage, codes", TRL_DAMAGE.values(), ids=TRL_DAMAGE)
+def test_bad_positions_of_trl_are_an_error_never_a_wrong_byte(tmp_path, mount, damage, codes):
+    bucket, base, _ = make_bucket(tmp_path, 3, encoding="raw")
+    damage_positions(bucket, damage)
     done = run_weightfs("verify", "--base", base, bucket)
     assert done.returncode == 1 and any(code in done.stdout + done.stderr for code in codes)
     mounted = mount(bucket, base=base)
@@ -227,6 +232,58 @@ def test_a_wrong_digest_is_named_with_expected_and_found(tmp_path, mount):
     unchecked = mount(run, "--verify=off", base=base)
     assert np.array_equal(ModelFolder.open(unchecked / "weight_v000002").state()["a.weight"].data,
                           states[2]["a.weight"].data)
+
+
+def wrong_digest(folder):
+    path, header = shard_of(folder)
+    _, tensors = read_file(path)
+    write_file(path, tensors, header.metadata | {"a.weight": "0123456789abcdef" * 2})
+
+
+def events_of(mounted, name):
+    """What the log says of it, without the time."""
+    lines = (line.split(" ", 1)[1] for line in mounted.log_file.read_text().splitlines())
+    return [line for line in lines if line.split(" ")[1] == name]
+
+
+@pytest.mark.parametrize(("damage", "code"), [(wrong_digest, "digest.mismatch"), (flip_payload, None)],
+                         ids=["digest", "structure"])
+def test_bytes_that_do_not_verify_are_an_event_of_their_own(tmp_path, mount, damage, code):
+    run, base, _ = make_run(tmp_path, 2)
+    damage(run / "weight_v000002")
+    mounted = mount(run, base=base)
+    shard = ModelFolder.open(base).place["a.weight"]
+    header = read_header(base / shard)
+    at = header.data_start + header.records["a.weight"][2]
+    with open(mounted / "weight_v000002" / shard, "rb", buffering=0) as file, pytest.raises(OSError) as caught:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(file.fileno(), 1, at)
+    assert caught.value.errno == errno.EIO
+    line, *_ = events_of(mounted, "page.verify_failed")
+    assert line.startswith(f"error page.verify_failed weight_v000002/{shard} at byte {at // 4096 * 4096}: ")
+    assert "tensor 'a.weight'" in line and shard_of(run / "weight_v000002")[0].name in line
+    assert line.endswith(f"[{code}]") if code else re.search(r"\[(zstd|delta|digest)\.\w+\]$", line)
+    assert not events_of(mounted, "read.failed")
+
+
+def test_positions_that_do_not_verify_are_the_same_event(tmp_path, mount):
+    bucket, base, _ = make_bucket(tmp_path, 3, encoding="raw")
+    damage_positions(bucket, TRL_DAMAGE["twice"][0])
+    mounted = mount(bucket, base=base)
+    shard = ModelFolder.open(base).place["a.weight"]
+    assert read_fails(mounted / "step_000003" / shard) == errno.EIO
+    lines = events_of(mounted, "page.verify_failed")
+    assert lines and all("tensor 'a.weight'" in line and "[delta.index_not_ascending]" in line for line in lines)
+    assert not events_of(mounted, "read.failed")
+
+
+def test_trouble_with_files_is_another_event(tmp_path, mount):
+    run, base, _ = make_run(tmp_path, 2)
+    mounted = mount(run, base=base)
+    os.truncate(shard_of(run / "weight_v000002")[0], 100)
+    shard = ModelFolder.open(base).place["a.weight"]
+    assert read_fails(mounted / "weight_v000002" / shard) == errno.EIO
+    assert events_of(mounted, "read.failed") and not events_of(mounted, "page.verify_failed")
 
 
 def test_blake3_is_checked_or_refused(tmp_path, mount):

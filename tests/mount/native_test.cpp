@@ -93,6 +93,10 @@ TEST_F(NativeMount, GivesEioForADamagedBlockAndGoesOn) {
   EXPECT_EQ(out, store_->files("one").at("model.safetensors").substr(100'000, 4096));
   ::close(file);
   EXPECT_GE(json(".weightfs/status.json")["counters"]["block_failures"], 1);
+  const std::string log = read_whole(folder_.sub("log"));
+  EXPECT_NE(log.find("error page.verify_failed one/model.safetensors at byte "), std::string::npos) << log;
+  EXPECT_NE(log.find("tensor 'a', block "), std::string::npos) << log;
+  EXPECT_EQ(log.find("read.failed"), std::string::npos) << log;
 }
 
 }  // namespace
