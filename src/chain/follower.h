@@ -29,6 +29,8 @@ struct FollowOptions {
   /// After a check failed for a reason that may pass (disk, network).
   std::chrono::milliseconds retry = std::chrono::seconds(10);
   std::function<TimePoint()> now = [] { return std::chrono::steady_clock::now(); };
+  /// The clock of the source's file times.
+  std::function<std::chrono::system_clock::time_point()> wall = [] { return std::chrono::system_clock::now(); };
 };
 
 /// A version that may be shown once its bytes have been checked.

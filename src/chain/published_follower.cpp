@@ -287,8 +287,7 @@ void PublishedFollower::decide_full(Item& item, const Link& previous) {
 
 bool PublishedFollower::is_settled(const Candidate& candidate, const Item& item) const {
   if (item.finished || options_.now() - item.seen >= options_.settle) return true;
-  const auto wall =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch());
+  const auto wall = std::chrono::duration_cast<std::chrono::nanoseconds>(options_.wall().time_since_epoch());
   const std::chrono::nanoseconds age = wall - std::chrono::nanoseconds(candidate.mtime_ns);
   return age >= options_.settle;
 }

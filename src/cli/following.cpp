@@ -18,9 +18,7 @@ constexpr auto kPatience = std::chrono::seconds(2);
 constexpr auto kTick = std::chrono::milliseconds(5);
 constexpr auto kHourly = std::chrono::hours(1);
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
+double seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
 /// Seconds; large models on slow disks take minutes.
 constexpr std::array kCheckBounds = {0.01, 0.025, 0.05, 0.1,  0.25,  0.5,   1.0,  2.5,
@@ -43,7 +41,8 @@ Following::Following(std::unique_ptr<Follower> follower, std::optional<uint64_t>
       actions_(std::move(actions)),
       serving_(std::move(first)),
       verified_(options_.verified),
-      checks_(kCheckBounds) {
+      checks_(kCheckBounds),
+      moved_at_(options_.now()) {
   state_.poll_seconds = std::chrono::duration<double>(options_.poll).count();
   state_.keep = keep;
   state_.warm = options_.warm;
@@ -70,7 +69,7 @@ FollowState Following::state() const {
   {
     const std::lock_guard lock(mutex_);
     state = state_;
-    state.seconds_since_latest = seconds_since(moved_at_);
+    state.seconds_since_latest = seconds(options_.now() - moved_at_);
   }
   state.checks = checks_.counts();
   state.pins = actions_.pins();
@@ -98,10 +97,10 @@ void Following::work() {
   if (options_.advanced && *options_.advanced != latest) advance(name_of(*options_.advanced));
   if (!options_.advanced && actions_.advanced) actions_.advanced(latest);
   Follower::Look how;
-  auto last_thorough = Clock::now() - kHourly;
+  auto last_thorough = options_.now() - kHourly;
   while (!watch_.stopped()) {
-    how.thorough = how.thorough || Clock::now() - last_thorough >= options_.poll;
-    if (how.thorough) last_thorough = Clock::now();
+    how.thorough = how.thorough || options_.now() - last_thorough >= options_.poll;
+    if (how.thorough) last_thorough = options_.now();
     const bool sound = guarded_round(std::exchange(how, Follower::Look{false, {}}));
     // What was found just now is watched while we wait; something may have come before it was.
     if (watch_.watch(follower_->folders()) && sound) continue;
@@ -126,7 +125,7 @@ bool Following::guarded_round(const Follower::Look& how) {
 /// Until the next look that no event asks for.
 std::chrono::milliseconds Following::pause() const {
   if (!follower_->due()) return options_.poll;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*follower_->due() - Clock::now());
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*follower_->due() - options_.now());
   return std::clamp(left, std::chrono::milliseconds(1), options_.poll);
 }
 
@@ -225,6 +224,7 @@ void Following::publish(const std::shared_ptr<Engine>& newest) {
   const auto former = std::exchange(serving_, std::move(next));
   note_admitted(*former);  // first: who sees the version finds it counted
   actions_.show(serving_, shown_state());
+  drop_what_left(*former);
   const Version& latest = serving_->catalog.latest().version();
   if (latest.identity != former->catalog.latest().version().identity) moved(before, latest.name);
 }
@@ -240,14 +240,27 @@ void Following::note_admitted(const Serving& former) {
   }
 }
 
+/// Memory of versions that nobody can come to any more is given back at once: the budget alone would let it go only
+/// when it is used up, and until then each file is a descriptor, here and in our supervisor.
+void Following::drop_what_left(const Serving& former) {
+  for (const Catalog::Shown& shown : former.catalog.shown()) left_.emplace(shown.version().identity, shown.ordinal);
+  for (const Catalog::Shown& shown : serving_->catalog.shown()) left_.erase(shown.version().identity);
+  const std::vector<uint64_t> open = actions_.open ? actions_.open() : std::vector<uint64_t>();
+  std::erase_if(left_, [&](const auto& version) {
+    if (std::find(open.begin(), open.end(), version.first) != open.end()) return false;
+    serving_->versions.front().engine->drop_warm(version.second);
+    return true;
+  });
+}
+
 void Following::moved(const std::string& before, const std::string& now) {
   log::event(log::Level::kInfo, "latest.moved", "{} to {}", quote(before), quote(now));
   {
     const std::lock_guard lock(mutex_);
-    moved_at_ = Clock::now();
+    moved_at_ = options_.now();
     state_.latest_moved_at = utc_now();
     state_.latest_moved_epoch = epoch_seconds();
-    if (seen_) state_.last_delay_seconds = seconds_since(*seen_);
+    if (seen_) state_.last_delay_seconds = seconds(moved_at_ - *seen_);
   }
   if (actions_.moved) actions_.moved();
   advance(before);

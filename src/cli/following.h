@@ -31,6 +31,8 @@ struct FollowingOptions {
   bool verify = true;                  ///< the engine compares digests
   std::set<uint64_t> verified{};       ///< versions of which a process before us has compared every digest
   std::optional<uint64_t> advanced{};  ///< the version for which it has begun to run the hook, if it had to
+  /// The follower's clock: what says when to look again.  Waiting for events and for memory takes real time.
+  std::function<FollowOptions::TimePoint()> now = [] { return std::chrono::steady_clock::now(); };
 };
 
 /// Keeps a mount up with its source: waits for what is new, checks it, shows it.  Thread-safe; a thread of its own does
@@ -42,6 +44,8 @@ class Following {
     std::function<void(const std::shared_ptr<const Serving>&, const ShownState& state)> show;
     /// Identities of versions that somebody is pinned to, and how many are.
     std::function<std::vector<uint64_t>()> pinned;
+    /// Identities of versions that are not shown any more and that somebody may have open.  May be empty.
+    std::function<std::vector<uint64_t>()> open;
     std::function<size_t()> pins;
     /// `latest` is another version now, and state() says so.  May be empty.
     std::function<void()> moved;
@@ -77,6 +81,7 @@ class Following {
   bool same(const Catalog& catalog) const;
   void note_refusals(const Catalog& catalog);
   void note_admitted(const Serving& former);
+  void drop_what_left(const Serving& former);
   void note_problem();
   void moved(const std::string& before, const std::string& now);
   void advance(const std::string& before);
@@ -89,12 +94,13 @@ class Following {
   std::unique_ptr<AdvanceHook> hook_;
   std::shared_ptr<const Serving> serving_;       // only the thread changes it
   std::set<uint64_t> verified_;                  // identities
+  std::map<uint64_t, size_t> left_;              // ordinals by identity: not shown, but perhaps still in memory
   std::map<std::string, std::string> refusals_;  // by name: what was logged last
   std::optional<Clock::time_point> seen_;        // of the version that was accepted last
   Histogram checks_;
   mutable std::mutex mutex_;  // guards what follows
   FollowState state_;
-  Clock::time_point moved_at_ = Clock::now();
+  Clock::time_point moved_at_;
   std::thread thread_;
 };
 

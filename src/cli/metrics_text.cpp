@@ -160,6 +160,12 @@ void add_versions(Exposition& out, const MountMetrics& metrics) {
       .sample({{"state", "shown"}}, metrics.shown)
       .sample({{"state", "waiting"}}, metrics.waiting)
       .sample({{"state", "refused"}}, metrics.refused);
+  out.gauge("former_versions", "Versions that are not shown any more and are served on for whoever has them open.")
+      .sample({}, metrics.held.former_versions);
+  out.gauge("trees", "The tree that is shown, and former ones that versions in use are found in.")
+      .sample({}, metrics.held.trees);
+  out.gauge("kernel_lookups", "References of the kernel to files and folders of versions.")
+      .sample({}, metrics.held.lookups);
   out.gauge("latest_number", "Number of the version that latest points to; 0 for the base.")
       .sample({}, metrics.latest_number);
   out.gauge("latest_info", "1, with the name of the version that latest points to.")

@@ -29,6 +29,7 @@ struct MountMetrics {
   uint64_t internal_errors = 0;
   PassthroughState passthrough;
   StreamAhead::Counts streams;
+  TreesHeld held;
   uint64_t shown = 0;  ///< versions, the base included
   uint64_t waiting = 0;
   uint64_t refused = 0;

@@ -33,6 +33,7 @@ MountMetrics MountReport::metrics() {
       metrics.internal_errors = session_->internal_errors();
       metrics.passthrough = session_->passthrough();
       metrics.streams = session_->streams();
+      metrics.held = session_->held();
     }
   }
   metrics.folding = folding();

@@ -271,6 +271,7 @@ class MountProcess {
       show(serving, state);
     };
     actions.pinned = [this] { return vfs_->pinned(); };
+    actions.open = [this] { return vfs_->gone(); };
     actions.pins = [this] { return vfs_->pinned_trees(); };
     if (metrics_) actions.moved = [this] { metrics_->poke(); };
     if (supervision_ != nullptr) {

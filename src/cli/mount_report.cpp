@@ -56,6 +56,7 @@ MountFacts MountReport::facts() {
   const auto streams = session_->streams();
   facts_.streams = streams.streams;
   facts_.bytes_stored = streams.bytes_stored;
+  facts_.held = session_->held();
   return facts_;
 }
 

@@ -217,6 +217,9 @@ Json kernel_object(const MountFacts& facts) {
       {"warm_on_open", facts.warm_on_open},
       {"streams", facts.streams},
       {"bytes_stored", facts.bytes_stored},
+      {"lookups", facts.held.lookups},
+      {"former_versions", facts.held.former_versions},
+      {"trees", facts.held.trees},
   };
 }
 

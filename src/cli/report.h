@@ -15,6 +15,7 @@
 #include "cli/serving.h"
 #include "engine/engine.h"
 #include "io/files.h"
+#include "vfs/tree.h"
 
 namespace weightfs::cli {
 
@@ -44,6 +45,7 @@ struct MountFacts {
   std::string warm_on_open;   ///< "off", "stream" or "memory"
   uint64_t streams = 0;       ///< files that were found to be read from front to back
   uint64_t bytes_stored = 0;  ///< put into the page cache ahead of readers
+  TreesHeld held;
 };
 
 /// What Engine::check_tensor counted, by base tensor index: elements, or bytes where a format lists those.

@@ -402,6 +402,8 @@ PassthroughState Session::passthrough() const {
 
 StreamAhead::Counts Session::streams() const { return impl_->streams->counts(); }
 
+TreesHeld Session::held() const { return impl_->vfs->held(); }
+
 RequestCounts Session::requests() const {
   const RequestCounters& counters = impl_->requests;
   RequestCounts counts;

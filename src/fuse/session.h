@@ -91,6 +91,7 @@ class Session {
   Negotiated negotiated() const;
   PassthroughState passthrough() const;
   StreamAhead::Counts streams() const;
+  TreesHeld held() const;
   RequestCounts requests() const;
   /// Operations that failed on a broken assumption inside weightfs; each was logged.
   uint64_t internal_errors() const;

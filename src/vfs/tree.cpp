@@ -147,9 +147,19 @@ std::vector<uint64_t> Trees::gone() const {
   return identities;
 }
 
-size_t Trees::former_count() const {
+TreesHeld Trees::held() const {
   const std::shared_lock lock(mutex_);
-  return former_.size();
+  TreesHeld held{1 + former_.size()};
+  const auto add = [&held](const std::atomic<int64_t>& known) {
+    const int64_t count = known.load(std::memory_order_relaxed);
+    held.lookups += static_cast<uint64_t>(count >= Tree::kInherited ? count - Tree::kInherited : count);
+  };
+  for (const auto& known : current_->known) add(*known);
+  for (const Former& former : former_) {
+    held.former_versions += former.gone.size();
+    for (const size_t version : former.gone) add(*former.tree->known[version]);
+  }
+  return held;
 }
 
 }  // namespace weightfs

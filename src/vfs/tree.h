@@ -32,6 +32,13 @@ struct Tree {
   static constexpr int64_t kInherited = int64_t{1} << 62;
 };
 
+/// What the nodes that the kernel knows cost.
+struct TreesHeld {
+  size_t trees = 1;            ///< the one that is shown, and former ones
+  size_t former_versions = 0;  ///< that are not shown any more, and are found all the same
+  uint64_t lookups = 0;        ///< references of the kernel to nodes of versions, as we counted them
+};
+
 /// The tree that is shown, and former ones for as long as the kernel knows nodes that only they have.  Thread-safe.
 class Trees {
  public:
@@ -54,7 +61,7 @@ class Trees {
   /// More than were counted are no error.
   void forget(NodeId id, uint64_t times);
 
-  size_t former_count() const;
+  TreesHeld held() const;
   /// Identities of versions that are not shown any more, and that the kernel may still know nodes of.
   std::vector<uint64_t> gone() const;
 

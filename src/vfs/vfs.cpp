@@ -67,14 +67,10 @@ LatestPins::Lookups process_lookups() {
 }  // namespace
 
 Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<ControlFiles> control, VfsOptions options)
-    : trees_(
-          std::make_shared<Tree>(std::move(table), std::move(reader)), [] { return std::chrono::steady_clock::now(); },
-          options.inherited),
+    : trees_(std::make_shared<Tree>(std::move(table), std::move(reader)), options.now, options.inherited),
       control_(std::move(control)),
       options_(std::move(options)),
-      pins_(
-          options_.pin_grace, process_lookups(), [] { return std::chrono::steady_clock::now(); }, ::getpid(),
-          options_.keeper) {}
+      pins_(options_.pin_grace, process_lookups(), options_.now, ::getpid(), options_.keeper) {}
 
 std::vector<std::string> Vfs::show(NodeTable table, std::unique_ptr<FileReader> reader) {
   return trees_.show(std::make_shared<Tree>(std::move(table), std::move(reader)));

@@ -90,6 +90,7 @@ struct VfsOptions {
   bool inherited = false;
   /// Where a process that takes this one's place shall find the pins; null: nowhere.
   std::shared_ptr<Keeper> keeper = nullptr;
+  std::function<std::chrono::steady_clock::time_point()> now = [] { return std::chrono::steady_clock::now(); };
 };
 
 /// The virtual tree: nodes, attributes, folders, reads.  Thread-safe.
@@ -114,6 +115,7 @@ class Vfs {
   std::vector<uint64_t> pinned() { return pins_.pinned(); }
   /// How many process trees are.
   size_t pinned_trees() { return pins_.trees(); }
+  TreesHeld held() const { return trees_.held(); }
 
   /// The kernel was given a node, and gives it back; see `man 3 forget` of FUSE's nlookup.
   void looked_up(NodeId id) { trees_.looked_up(id); }

@@ -112,7 +112,7 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   EXPECT_THAT(keys(status["kernel"]),
               ElementsAre("protocol", "capabilities", "max_read", "max_background", "max_readahead", "read_ahead",
                           "read_ahead_problem", "passthrough", "passthrough_open", "passthrough_refused",
-                          "warm_on_open", "streams", "bytes_stored"));
+                          "warm_on_open", "streams", "bytes_stored", "lookups", "former_versions", "trees"));
   EXPECT_EQ(status["kernel"]["capabilities"][1], "splice-read");
   EXPECT_EQ(status["kernel"]["read_ahead"], nullptr);
   EXPECT_EQ(status["kernel"]["read_ahead_problem"], nullptr);
@@ -187,6 +187,7 @@ TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   facts.passthrough = "on";
   facts.passthrough_open = 3;
   facts.passthrough_refused = 2;
+  facts.held = {.trees = 4, .former_versions = 6, .lookups = 1234};
   const Json kernel =
       Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, facts, std::nullopt))["kernel"];
   EXPECT_EQ(kernel["read_ahead"], 4u << 20);
@@ -194,6 +195,9 @@ TEST_F(Report, StatusTellsWhatTheKernelDoes) {
   EXPECT_EQ(kernel["passthrough"], "on");
   EXPECT_EQ(kernel["passthrough_open"], 3);
   EXPECT_EQ(kernel["passthrough_refused"], 2);
+  EXPECT_EQ(kernel["lookups"], 1234);
+  EXPECT_EQ(kernel["former_versions"], 6);
+  EXPECT_EQ(kernel["trees"], 4);
 }
 
 TEST_F(Report, AVersionNamesItsTensorsAsFarAsHeadersTell) {

@@ -62,13 +62,13 @@ TEST_F(TreesTest, FindsNodesOfFormerTreesForAsLongAsTheyAreKnown) {
   EXPECT_EQ(node.index, 1u);
   EXPECT_EQ(node.entry, 3u);
   EXPECT_EQ(trees.find(kept, node), trees.current());
-  EXPECT_EQ(trees.former_count(), 1u);
+  EXPECT_EQ(trees.held().trees, 2u);
   a_second();
   trees.forget(gone, 1);
   EXPECT_EQ(trees.find(gone, node), first);
   trees.forget(gone, 1);
   EXPECT_EQ(trees.find(gone, node), nullptr);
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, AFormerTreeStaysForASecondWhoeverKnowsIt) {
@@ -82,7 +82,7 @@ TEST_F(TreesTest, AFormerTreeStaysForASecondWhoeverKnowsIt) {
   trees.show(made({"v2"}));
   EXPECT_EQ(trees.find(id_in(*first, "v1"), node), first);
   trees.forget(id_in(*first, "v1"), 1);
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, ShareTheCountsOfVersionsThatStay) {
@@ -90,13 +90,13 @@ TEST_F(TreesTest, ShareTheCountsOfVersionsThatStay) {
   Trees trees(first, clock_);
   trees.looked_up(id_in(*first, "v1"));
   trees.show(made({"v1", "v2"}));
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
   EXPECT_THAT(trees.show(made({"v2"})), ElementsAre("v1"));
   a_second();
   trees.show(made({"v2", "v3"}));
-  EXPECT_EQ(trees.former_count(), 1u) << "the kernel has known it since the first";
+  EXPECT_EQ(trees.held().trees, 2u) << "the kernel has known it since the first";
   trees.forget(id_in(*first, "v1"), 1);
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, AVersionThatComesBackIsCountedAsBefore) {
@@ -115,7 +115,7 @@ TEST_F(TreesTest, AVersionThatComesBackIsCountedAsBefore) {
   EXPECT_NE(trees.find(id, node), nullptr) << "the kernel still knows it";
   trees.forget(id, 1);
   EXPECT_EQ(trees.find(id, node), nullptr);
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, AFormerTreeIsNotKeptForAVersionThatCameBack) {
@@ -128,7 +128,7 @@ TEST_F(TreesTest, AFormerTreeIsNotKeptForAVersionThatCameBack) {
   a_second();
   trees.forget(id, 1);
   trees.show(made({"v1", "v2", "v3"}));
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, AnotherVersionOfTheSameNameIsAnotherNode) {
@@ -152,7 +152,7 @@ TEST_F(TreesTest, MoreIsForgottenThanWasCounted) {
   trees.show(made({"v2"}));
   a_second();
   EXPECT_THAT(trees.show(made({"v2"})), IsEmpty());
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, MoreThatIsForgottenIsNotOwedLater) {
@@ -170,6 +170,35 @@ TEST_F(TreesTest, MoreThatIsForgottenIsNotOwedLater) {
   EXPECT_EQ(trees.find(id, node), nullptr);
 }
 
+TEST_F(TreesTest, SaysWhatIsHeld) {
+  const auto first = made({"v1", "v2"});
+  Trees trees(first, clock_);
+  for (int i = 0; i < 3; ++i) trees.looked_up(id_in(*first, "v1", 1));
+  trees.looked_up(id_in(*first, "v2"));
+  trees.looked_up(id_in(*first, "base"));
+  trees.looked_up(NodeTable::kRootId);
+  EXPECT_EQ(trees.held().lookups, 5u) << "the root is no version's";
+  trees.show(made({"v2", "v3"}));
+  trees.show(made({"v4"}));
+  a_second();
+  EXPECT_EQ(trees.held().trees, 3u);
+  EXPECT_EQ(trees.held().former_versions, 3u) << "v1, v2, and v3, which may be on its way to the kernel";
+  EXPECT_EQ(trees.held().lookups, 5u);
+  trees.forget(id_in(*first, "v1", 1), 3);
+  EXPECT_EQ(trees.held().trees, 2u);
+  EXPECT_EQ(trees.held().former_versions, 2u) << "v3 is in the tree that v2 needs";
+  EXPECT_EQ(trees.held().lookups, 2u);
+}
+
+TEST_F(TreesTest, WhatWasInheritedIsNoLookup) {
+  const auto first = made({"v1"});
+  Trees trees(first, clock_, true);
+  trees.looked_up(id_in(*first, "v1"));
+  EXPECT_EQ(trees.held().lookups, 1u);
+  trees.forget(id_in(*first, "v1"), 40);
+  EXPECT_EQ(trees.held().lookups, 0u);
+}
+
 TEST_F(TreesTest, InheritedVersionsAreFoundForEver) {
   const auto first = made({"v1", "v2"});
   Trees trees(first, clock_, true);
@@ -184,7 +213,7 @@ TEST_F(TreesTest, InheritedVersionsAreFoundForEver) {
   a_second();
   trees.show(made({"v4"}));
   EXPECT_NE(trees.find(id_in(*first, "v2", 1), node), nullptr) << "it was there at first as well";
-  EXPECT_EQ(trees.former_count(), 2u);
+  EXPECT_EQ(trees.held().trees, 3u);
 }
 
 TEST_F(TreesTest, WhateverIsForgottenOfInheritedVersions) {
@@ -206,7 +235,7 @@ TEST_F(TreesTest, WhateverIsForgottenOfInheritedVersions) {
   trees.show(made({"v2"}));
   Node node;
   EXPECT_NE(trees.find(id, node), nullptr) << "even once it has left, come back and left again";
-  EXPECT_LE(trees.former_count(), 1u);
+  EXPECT_LE(trees.held().trees, 2u);
 }
 
 TEST_F(TreesTest, WhatComesAfterInheritedVersionsIsCounted) {
@@ -221,7 +250,7 @@ TEST_F(TreesTest, WhatComesAfterInheritedVersionsIsCounted) {
   EXPECT_NE(trees.find(id, node), nullptr);
   trees.forget(id, 1);
   EXPECT_EQ(trees.find(id, node), nullptr);
-  EXPECT_EQ(trees.former_count(), 0u);
+  EXPECT_EQ(trees.held().trees, 1u);
 }
 
 TEST_F(TreesTest, ManyThreadsForgetInheritedNodes) {
