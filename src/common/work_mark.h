@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "common/crash_stack.h"
+
 namespace weightfs {
 
 /// Set in the calling thread while it works on something of which others shall know, should the process die of it:
@@ -17,7 +19,9 @@ inline thread_local constinit std::atomic<uint32_t>* work_mark = nullptr;
 /// Works on behalf of somebody else for as long as it lives.
 class WithWorkMark {
  public:
-  explicit WithWorkMark(std::atomic<uint32_t>* mark) : before_(std::exchange(work_mark, mark)) {}
+  explicit WithWorkMark(std::atomic<uint32_t>* mark) : before_(std::exchange(work_mark, mark)) {
+    if (mark != nullptr) have_crash_stack();
+  }
   ~WithWorkMark() { work_mark = before_; }
   WithWorkMark(const WithWorkMark&) = delete;
   WithWorkMark& operator=(const WithWorkMark&) = delete;

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "common/crash_stack.h"
 #include "common/log.h"
 #include "common/work_mark.h"
 
@@ -68,6 +69,7 @@ bool RequestGuard::taken(const fuse_in_header& header, Bytes message) {
   }
   if (suspect != suspects_.end()) own.alone = std::unique_lock(alone_);
   board_->note_progress();
+  have_crash_stack();
   if (auto* const slot = slot_of_thread(*board_)) {
     FlightBoard::begin(*slot, flight);
     work_mark = &slot->crashed;
@@ -85,7 +87,7 @@ void RequestGuard::answered(uint64_t unique) {
 void RequestGuard::mark_crashes() {
   struct sigaction action {};
   action.sa_handler = on_crash;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_ONSTACK;
   for (const int signal : std::array{SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL}) ::sigaction(signal, &action, nullptr);
 }
 

@@ -31,7 +31,8 @@ class RequestGuard {
   /// The reply to a request has left; ends it only if the calling thread had taken it.
   void answered(uint64_t unique);
 
-  /// From now on a signal that ends the process (SIGSEGV, SIGBUS, SIGABRT, ...) first marks what its thread works on.
+  /// From now on a signal that ends the process (SIGSEGV, SIGBUS, SIGABRT, ...) first marks what its thread works on,
+  /// also where that has no stack left.
   static void mark_crashes();
 
   /// The kernel sets the highest bit of requests that it sends again.

@@ -157,7 +157,7 @@ def assert_all_right(mounted, run, *besides: str) -> None:
 # --- requests that end the daemon -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["crash", "segv"])
+@pytest.mark.parametrize("fault", ["crash", "segv", "overflow"])
 def test_a_request_that_crashes_the_daemon_is_refused_the_third_time(run, faults, serve, fault):
     mounted = serve()
     poison = Poison(run, LAST, "a.weight")

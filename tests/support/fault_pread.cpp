@@ -5,6 +5,7 @@
 //
 //     crash NAME OFFSET LENGTH         abort() in the thread that reads a byte of that range
 //     segv NAME OFFSET LENGTH          the same, with SIGSEGV
+//     overflow NAME OFFSET LENGTH      the same, by using up the stack
 //     hang NAME OFFSET LENGTH          the read never returns, as with a file server that is away
 //     hang-outside NAME OFFSET LENGTH  the read returns, and then the thread does nothing any more
 //     slow NAME MILLISECONDS           every read of the file takes so long
@@ -25,6 +26,8 @@
 #include <sstream>
 #include <string>
 #include <thread>
+
+#include "use_stack.h"
 
 namespace {
 
@@ -91,6 +94,8 @@ void happen(const Fault& fault) {
   note(fault);
   if (fault.what == "crash") std::abort();
   if (fault.what == "segv") std::raise(SIGSEGV);
+  if (fault.what == "overflow")
+    note({"", "survived " + std::to_string(weightfs::test::overflow_stack()), fault.folder, 0});
   if (fault.what == "hang") sleep_for_ever();
   if (fault.what == "hang-outside") stops_here = true;
   if (fault.what == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(fault.milliseconds));

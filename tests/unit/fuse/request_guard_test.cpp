@@ -2,6 +2,7 @@
 #include "fuse/request_guard.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "common/work_mark.h"
+#include "support/use_stack.h"
 #include "unit/support/in_child.h"
 
 namespace weightfs::test {
@@ -254,6 +256,53 @@ TEST_F(RequestGuardTest, RealCrashesToo) {
     *nowhere = 1;
   });
   EXPECT_EQ(crashed(), std::vector<uint64_t>{17});
+}
+
+TEST_F(RequestGuardTest, AThreadWithoutStackToo) {
+  run_daemon(SIGSEGV, [] { ASSERT_NE(overflow_stack(), 0U); });
+  EXPECT_EQ(crashed(), std::vector<uint64_t>{17});
+  board_ = *FlightBoard::make();
+  run_daemon(SIGSEGV, [] {
+    std::thread([mark = work_mark] {
+      const WithWorkMark here(mark);
+      ASSERT_NE(overflow_stack(), 0U);
+    }).join();
+  });
+  EXPECT_EQ(crashed(), std::vector<uint64_t>{17}) << "one that helps";
+}
+
+TEST_F(RequestGuardTest, AThreadGivesItsCrashStackBack) {
+  RequestGuard watched = guard();
+  const auto crash_stack = [] {
+    stack_t stack{};
+    ::sigaltstack(nullptr, &stack);
+    return stack;
+  };
+  const auto is_mapped = [](const void* at) {
+    unsigned char resident = 0;
+    return ::mincore(const_cast<void*>(at), 1, &resident) == 0;  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+  };
+  stack_t used{};
+  std::thread([&] {
+    EXPECT_NE(crash_stack().ss_flags & SS_DISABLE, 0);
+    take(watched, 17);
+    used = crash_stack();
+    EXPECT_EQ(used.ss_flags & SS_DISABLE, 0);
+    EXPECT_TRUE(is_mapped(used.ss_sp));
+    watched.idle();
+    take(watched, 18);
+    EXPECT_EQ(crash_stack().ss_sp, used.ss_sp);
+  }).join();
+  EXPECT_FALSE(is_mapped(used.ss_sp));
+  std::vector<char> own(std::max<size_t>(size_t{64} << 10, static_cast<size_t>(::sysconf(_SC_SIGSTKSZ))));
+  std::thread([&] {
+    stack_t stack{};
+    stack.ss_sp = own.data();
+    stack.ss_size = own.size();
+    ::sigaltstack(&stack, nullptr);
+    take(watched, 17);
+    EXPECT_EQ(crash_stack().ss_sp, own.data()) << "it had one";
+  }).join();
 }
 
 TEST_F(RequestGuardTest, AThreadThatHelpsMarksTheRequestThatItHelpsWith) {
