@@ -45,9 +45,12 @@ void keep_exit_statuses() {
 
 }  // namespace
 
-AdvanceHook::AdvanceHook(std::string command, milliseconds limit, milliseconds grace)
+AdvanceHook::AdvanceHook(std::string command, milliseconds limit, milliseconds grace, Actions actions,
+                         std::shared_ptr<const LeftHook> left)
     : command_(std::move(command)),
       limits_{.run = limit, .grace = grace, .at_stop = std::min(grace, kGraceAtStop)},
+      actions_(std::move(actions)),
+      left_(std::move(left)),
       environment_(environment_of_others()) {
   keep_exit_statuses();
   thread_ = std::thread([this] { work(); });
@@ -77,6 +80,7 @@ AdvanceHook::Report AdvanceHook::report() const {
 }
 
 void AdvanceHook::work() {
+  if (const auto left = std::exchange(left_, nullptr)) end_left_hook(*left);
   std::unique_lock lock(mutex_);
   for (;;) {
     wanted_.wait(lock, [this] { return next_ || stop_.raised(); });
@@ -91,7 +95,7 @@ void AdvanceHook::work() {
 
 void AdvanceHook::run(const Advance& what) {
   const auto start = std::chrono::steady_clock::now();
-  const HookEnding ending = run_hook(command_, environment_for(what), limits_, stop_);
+  const HookEnding ending = run_hook(command_, environment_for(what), limits_, stop_, actions_.started);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const std::string version = quote(what.version);
   const std::string time = human_seconds(took.count());
@@ -106,6 +110,7 @@ void AdvanceHook::run(const Advance& what) {
   } else {
     log::event(log::Level::kInfo, "advance.done", "the command for {} took {}", version, time);
   }
+  if (actions_.ended && !ending.stopped) actions_.ended(what.identity);
   record(ending, {what.version, ending.exit_status, took.count(), ending.timed_out});
 }
 

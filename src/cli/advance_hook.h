@@ -4,6 +4,8 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -22,6 +24,8 @@ namespace weightfs::cli {
 /// made); hook_process.h says what else it starts with and what becomes of its output.  Past the limit its process
 /// group gets SIGTERM, and SIGKILL after the grace.  Failures are for the log and the report; nobody is told twice.
 ///
+/// For a process that takes our place: a command counts as told of its version when it has ended, however.
+///
 /// Make it after going into the background, as it starts a thread.  Should the process ignore SIGCHLD, it no longer
 /// does from then on: exit statuses would be lost.
 class AdvanceHook {
@@ -32,6 +36,12 @@ class AdvanceHook {
     std::string mount_point;
     std::string previous;
     std::string changed;
+    uint64_t identity = 0;  ///< of the version
+  };
+  /// Called on the thread that runs commands.  Both may be empty.
+  struct Actions {
+    HookStarted started;
+    std::function<void(uint64_t identity)> ended;  ///< not when it was ended because we end
   };
   struct Last {
     std::string version;
@@ -48,9 +58,10 @@ class AdvanceHook {
     bool running = false;
   };
 
-  /// A limit of zero is none.
+  /// A limit of zero is none.  `left`: is ended before any command runs.
   AdvanceHook(std::string command, std::chrono::milliseconds limit,
-              std::chrono::milliseconds grace = std::chrono::seconds(5));
+              std::chrono::milliseconds grace = std::chrono::seconds(5), Actions actions = {},
+              std::shared_ptr<const LeftHook> left = nullptr);
   /// Ends a command that runs, with a grace of one second at most, and tells no more.  Returns within about two
   /// seconds, even when the command waits in the kernel for an answer that only we could give.
   ~AdvanceHook();
@@ -69,6 +80,8 @@ class AdvanceHook {
 
   const std::string command_;
   const HookLimits limits_;
+  const Actions actions_;
+  std::shared_ptr<const LeftHook> left_;        // for the thread
   const std::vector<std::string> environment_;  // ours, without what is said anew each time
   StopFlag stop_;
   mutable std::mutex mutex_;  // guards next_ and report_

@@ -16,6 +16,7 @@ namespace {
 /// How long a version waits for memory that readers of another one hold, before it is shown without being warm.
 constexpr auto kPatience = std::chrono::seconds(2);
 constexpr auto kTick = std::chrono::milliseconds(5);
+constexpr auto kHookGrace = std::chrono::seconds(5);
 constexpr auto kHourly = std::chrono::hours(1);
 
 double seconds(std::chrono::steady_clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
@@ -51,7 +52,9 @@ Following::Following(std::unique_ptr<Follower> follower, std::optional<uint64_t>
   state_.latest_moved_epoch = epoch_seconds();
   state_.hook_command = options_.hook_command;
   if (!options_.hook_command.empty()) {
-    hook_ = std::make_unique<AdvanceHook>(options_.hook_command, options_.hook_limit);
+    hook_ = std::make_unique<AdvanceHook>(options_.hook_command, options_.hook_limit, kHookGrace,
+                                          AdvanceHook::Actions{actions_.hook_started, actions_.advanced},
+                                          options_.left_hook);
   }
 }
 
@@ -92,7 +95,7 @@ std::string Following::name_of(uint64_t identity) const {
 }
 
 void Following::work() {
-  // The process before us may have ended between showing a version and telling of it.
+  // The process before us may have ended before it had told of the version that it showed.
   const uint64_t latest = serving_->catalog.latest().version().identity;
   if (options_.advanced && *options_.advanced != latest) advance(name_of(*options_.advanced));
   if (!options_.advanced && actions_.advanced) actions_.advanced(latest);
@@ -268,11 +271,12 @@ void Following::moved(const std::string& before, const std::string& now) {
 
 void Following::advance(const std::string& before) {
   const Version& latest = serving_->catalog.latest().version();
-  if (actions_.advanced) actions_.advanced(latest.identity);
+  if (!hook_ && actions_.advanced) actions_.advanced(latest.identity);
   if (!hook_) return;
   const std::string& root = options_.mount_point;
   const std::string& now = latest.name;
-  hook_->advance({now, root + "/" + now, root, before, root + "/.weightfs/versions/" + now + "/changed.json"});
+  hook_->advance(
+      {now, root + "/" + now, root, before, root + "/.weightfs/versions/" + now + "/changed.json", latest.identity});
 }
 
 /// Every refusal is logged and counted once, until its reason is another.

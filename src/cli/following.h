@@ -27,10 +27,11 @@ struct FollowingOptions {
   bool warm = true;          ///< decode a version into memory before it is shown, if there is room
   std::string hook_command;  ///< empty: none
   std::chrono::milliseconds hook_limit{300'000};
-  std::string mount_point;             ///< for the hook
-  bool verify = true;                  ///< the engine compares digests
-  std::set<uint64_t> verified{};       ///< versions of which a process before us has compared every digest
-  std::optional<uint64_t> advanced{};  ///< the version for which it has begun to run the hook, if it had to
+  std::string mount_point;                      ///< for the hook
+  bool verify = true;                           ///< the engine compares digests
+  std::set<uint64_t> verified{};                ///< versions of which a process before us has compared every digest
+  std::optional<uint64_t> advanced{};           ///< the version that it has told the hook of last
+  std::shared_ptr<const LeftHook> left_hook{};  ///< the command that it was running then
   /// The follower's clock: what says when to look again.  Waiting for events and for memory takes real time.
   std::function<FollowOptions::TimePoint()> now = [] { return std::chrono::steady_clock::now(); };
 };
@@ -49,8 +50,11 @@ class Following {
     std::function<size_t()> pins;
     /// `latest` is another version now, and state() says so.  May be empty.
     std::function<void()> moved;
-    /// The hook is told of this version now, or there is none.  May be empty.
+    /// The hook has been told of this version, to the end of its command, or there is none.  Comes from a thread of its
+    /// own.  May be empty.
     std::function<void(uint64_t identity)> advanced;
+    /// A command of the hook runs.  May be empty.
+    HookStarted hook_started;
   };
 
   Following(std::unique_ptr<Follower> follower, std::optional<uint64_t> keep, std::shared_ptr<const Serving> first,

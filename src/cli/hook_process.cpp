@@ -124,6 +124,8 @@ class Run {
     if (limits.run > milliseconds(0)) next_ = Clock::now() + limits.run;
   }
 
+  int handle() const { return exit_.get(); }
+
   HookEnding wait() {
     while (!is_over()) {
       press();
@@ -231,7 +233,7 @@ void StopFlag::raise() {
 }
 
 HookEnding run_hook(const std::string& command, std::vector<std::string> environment, const HookLimits& limits,
-                    const StopFlag& stop) {
+                    const StopFlag& stop, const HookStarted& started) {
   const auto cannot = [](int error) {
     log::event(log::Level::kWarn, "advance.failed", "cannot start /bin/sh: {}", std::strerror(error));
     return HookEnding{};
@@ -245,7 +247,18 @@ HookEnding run_hook(const std::string& command, std::vector<std::string> environ
   const int error = SpawnSetup(theirs.get()).spawn(process, command, environment);
   if (error != 0) return cannot(error);
   theirs.reset();
-  return Run(process, std::move(ours), limits, stop).wait();
+  Run run(process, std::move(ours), limits, stop);
+  if (started) started(process, run.handle());
+  return run.wait();
+}
+
+void end_left_hook(const LeftHook& left) {
+  if (!left.handle) return;
+  pollfd end{left.handle.get(), POLLIN, 0};
+  const auto has_ended = [&](milliseconds limit) { return ::poll(&end, 1, static_cast<int>(limit.count())) != 0; };
+  if (has_ended(milliseconds(0))) return;  // its number may be somebody else's
+  ::kill(-left.process, SIGTERM);
+  if (!has_ended(kGiveUp)) ::kill(-left.process, SIGKILL);
 }
 
 }  // namespace weightfs::cli

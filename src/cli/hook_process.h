@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,6 +33,9 @@ struct HookLimits {
   std::chrono::milliseconds at_stop;  ///< the same once the flag is raised
 };
 
+/// A command that has started: its process, whose group has the same number, and a descriptor of it (pidfd), or -1.
+using HookStarted = std::function<void(pid_t process, int handle)>;
+
 struct HookEnding {
   int exit_status = 127;   ///< 128 + the signal that killed it; 127 as well when it could not be started
   bool timed_out = false;  ///< it was ended at the limit
@@ -44,6 +50,14 @@ struct HookEnding {
 /// are left alone, but what they print from then on goes nowhere.  A command that is ended takes its whole group with
 /// it.  One that even SIGKILL does not end is waited for, but no longer than a second once the flag is raised.
 HookEnding run_hook(const std::string& command, std::vector<std::string> environment, const HookLimits& limits,
-                    const StopFlag& stop);
+                    const StopFlag& stop, const HookStarted& started = {});
+
+/// A command that another process of ours has started and did not live to wait for.
+struct LeftHook {
+  pid_t process = 0;
+  Descriptor handle;
+};
+/// Ends it with its group, if it has not ended; takes a second at most.
+void end_left_hook(const LeftHook& left);
 
 }  // namespace weightfs::cli

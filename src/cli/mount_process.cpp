@@ -199,6 +199,7 @@ class MountProcess {
     TRY(supervision_->take_orders([] { ::kill(::getpid(), SIGTERM); }));
     former_ = supervision_->former_state();
     former_advance_ = supervision_->former_advance();
+    left_hook_ = supervision_->left_hook();
     if (former_ && !is_of_base(*snapshot, *former_)) {
       log::event(log::Level::kError, "source.changed",
                  "the base is another one than before the restart; what was open of the mount cannot be read on");
@@ -266,6 +267,7 @@ class MountProcess {
         milliseconds(options_.follow.advance_limit), task_.mount_point,    options_.verify};
     if (former_) following.verified = former_->verified;
     following.advanced = former_advance_;
+    following.left_hook = left_hook_;
     Following::Actions actions;
     actions.show = [this](const std::shared_ptr<const Serving>& serving, const ShownState& state) {
       show(serving, state);
@@ -276,6 +278,7 @@ class MountProcess {
     if (metrics_) actions.moved = [this] { metrics_->poke(); };
     if (supervision_ != nullptr) {
       actions.advanced = [this](uint64_t identity) { keep_advance(*supervision_->keeper(), identity); };
+      actions.hook_started = [this](pid_t process, int handle) { keep_hook(*supervision_->keeper(), process, handle); };
     }
     following_ = std::make_unique<Following>(std::move(follower_), follow_options(options_).keep, report_->serving(),
                                              std::move(following), std::move(actions));
@@ -332,6 +335,7 @@ class MountProcess {
   Supervision* const supervision_;
   std::optional<ShownState> former_;
   std::optional<uint64_t> former_advance_;
+  std::shared_ptr<const LeftHook> left_hook_;
   std::vector<std::string> left_;       // names that the kernel may know and that are not listed any more
   std::unique_ptr<Follower> follower_;  // until following_ has it
   MountReport* report_ = nullptr;       // vfs_ owns it

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::string_view kShownKey = "shown";
 constexpr std::string_view kAdvanceKey = "advanced";
+constexpr std::string_view kHookKey = "hook";
 constexpr auto kBeat = std::chrono::milliseconds(200);
 constexpr size_t kMaxState = 64u << 20;
 
@@ -63,6 +64,15 @@ std::optional<uint64_t> Supervision::former_advance() {
   return std::nullopt;
 }
 
+std::shared_ptr<const LeftHook> Supervision::left_hook() {
+  for (Kept& kept : take_kept(orders_.kept, kHookKey)) {
+    const auto process = parse_decimal(kept.bytes);
+    if (!process || *process < 2 || *process > INT32_MAX || !kept.file) continue;
+    return std::make_shared<const LeftHook>(LeftHook{static_cast<pid_t>(*process), std::move(kept.file)});
+  }
+  return nullptr;
+}
+
 void Supervision::beat(std::function<void()> first, std::function<uint64_t()> work) {
   heart_ = std::thread([this, first = std::move(first), work = std::move(work)] {
     first();
@@ -93,6 +103,14 @@ void keep_state(Keeper& keeper, const ShownState& state) {
   keeper.keep(kShownKey, {}, file.get());
 }
 
-void keep_advance(Keeper& keeper, uint64_t identity) { keeper.keep(kAdvanceKey, std::to_string(identity)); }
+/// In this order: one that ends in between leaves a command that has ended, and no version that is told of twice.
+void keep_advance(Keeper& keeper, uint64_t identity) {
+  keeper.keep(kAdvanceKey, std::to_string(identity));
+  keeper.forget(kHookKey);
+}
+
+void keep_hook(Keeper& keeper, pid_t process, int handle) {
+  if (handle >= 0) keeper.keep(kHookKey, std::to_string(process), handle);
+}
 
 }  // namespace weightfs::cli

@@ -14,6 +14,7 @@
 
 #include "attach/supervisor_link.h"
 #include "chain/shown_state.h"
+#include "cli/hook_process.h"
 
 namespace weightfs::cli {
 
@@ -36,8 +37,10 @@ class Supervision {
 
   /// What the process before us has shown; nothing when there was none, or it did not get that far.
   std::optional<ShownState> former_state();
-  /// The version for which the process before us has begun to run the hook.
+  /// The version that the process before us has told the hook of last.
   std::optional<uint64_t> former_advance();
+  /// The command of the hook that it was running, if it was; null otherwise.
+  std::shared_ptr<const LeftHook> left_hook();
 
   /// From now on the supervisor sees that we get on, while `work` grows or files of the source are waited for.  Both
   /// are called on a thread of its own, `first` once.
@@ -56,7 +59,9 @@ class Supervision {
 
 /// Leaves word of what is shown.
 void keep_state(Keeper& keeper, const ShownState& state);
-/// Leaves word that the hook is run for this version.
+/// Leaves word that the hook has been told of this version, and that none of its commands runs.
 void keep_advance(Keeper& keeper, uint64_t identity);
+/// Leaves word of a command of the hook that runs; `handle` is a descriptor of the process, or -1.
+void keep_hook(Keeper& keeper, pid_t process, int handle);
 
 }  // namespace weightfs::cli

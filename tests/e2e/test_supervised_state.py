@@ -11,7 +11,7 @@ import pytest
 from conftest import succeed
 from following import (FastRun, Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of,
                        wait_admitted, wait_latest, wait_state, wait_until)
-from supervised import children, supervise
+from supervised import MANY_RESTARTS, REPEAT, children, is_alive, supervise
 from test_follow_advance import lines_of, lose_digests, wait_runs
 from test_follow_latest import NEVER, new_tree, open_through_latest
 from test_metrics import Metrics, free_port, scrape
@@ -267,20 +267,40 @@ def test_a_hook_is_run_once_a_version(run, tmp_path, supervise):
 
 
 def test_a_hook_is_not_forgotten(run, tmp_path, supervise):
-    """A daemon that dies when it has just shown a version, or is about to tell of it."""
+    """A daemon that dies when it has just shown a version, or is about to tell of it: none is lost."""
     log = tmp_path / "hook.log"
-    mounted = supervise(run, on_advance=f'echo "$WEIGHTFS_VERSION" >> {shlex.quote(str(log))}')
-    for _ in range(6):
+    mounted = supervise(run, on_advance=f'echo "$WEIGHTFS_VERSION" >> {shlex.quote(str(log))}', restarts=MANY_RESTARTS)
+    for round in range(6 * REPEAT):
         name = run.publish()
-        wait_until(lambda: mounted.now()["latest"] == name, what=lambda: said_of(mounted, name), pause=0.001)
+        wait_until(lambda: os.readlink(mounted / "latest") == name, what=lambda: said_of(mounted, name), pause=0.0005)
+        time.sleep(round % 6 * 0.002)
         mounted.kill()
-        # At most once: one that was started and not waited for is not started again.
-        wait_until(lambda: mounted.now()["latest"] == name, what=lambda: said_of(mounted, name))
-    time.sleep(1)
+        wait_until(lambda: name in lines_of(log), what=lambda: f"{lines_of(log)}, {mounted.now()['follow']}")
+    wait_runs(mounted, 0)
     found = lines_of(log)
-    assert len(found) == len(set(found)), f"twice: {found}"
-    missing = [name for name in run.names[2:] if name not in found]
-    print(f"hooks lost to kills: {missing}")
+    assert [name for name in dict.fromkeys(found)] == run.names[2:], found
+    mounted.finish()
+
+
+def test_a_hook_that_was_running_is_ended_and_run_again(run, tmp_path, supervise):
+    """The daemon is killed while the command runs: whether it would have come to its end nobody can know."""
+    log, go = tmp_path / "hook.log", tmp_path / "go"
+    mounted = supervise(run, on_advance=f'echo "begins $WEIGHTFS_VERSION $$" >> {log}; '
+                                        f'until test -e {go}; do sleep 0.01; done; '
+                                        f'echo "ends $WEIGHTFS_VERSION $$" >> {log}')
+    name = run.publish()
+    wait_until(lambda: len(lines_of(log)) == 1, what=lambda: said_of(mounted, name))
+    first = int(lines_of(log)[0].split()[2])
+    mounted.kill_and_wait()
+    wait_until(lambda: len(lines_of(log)) == 2, what=lambda: said_of(mounted, name))
+    second = int(lines_of(log)[1].split()[2])
+    assert not is_alive(first)  # before the second one began
+    go.touch()
+    wait_runs(mounted, 1)
+    assert lines_of(log) == [f"begins {name} {first}", f"begins {name} {second}", f"ends {name} {second}"]
+    mounted.kill_and_wait()  # it was told to the end
+    time.sleep(0.5)
+    assert len(lines_of(log)) == 3
     mounted.finish()
 
 

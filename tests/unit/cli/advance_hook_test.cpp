@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -31,7 +32,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Clock = std::chrono::steady_clock;
 
 constexpr seconds kLong{300};  // no test waits for it to pass
@@ -45,11 +48,39 @@ class AdvanceHookTest : public ::testing::Test {
     ASSERT_TRUE(log::configure(log::Level::kWarn, log::Target::kStderr));
   }
 
-  void start(const std::string& command, milliseconds limit = kLong, milliseconds grace = seconds(5)) {
-    hook_ = std::make_unique<AdvanceHook>(command, limit, grace);
+  void start(const std::string& command, milliseconds limit = kLong, milliseconds grace = seconds(5),
+             std::shared_ptr<const LeftHook> left = nullptr) {
+    AdvanceHook::Actions actions;
+    actions.started = [this](pid_t process, int handle) {
+      const std::lock_guard lock(mutex_);
+      left_ = {process, Descriptor(::fcntl(handle, F_DUPFD_CLOEXEC, 0))};
+    };
+    actions.ended = [this](uint64_t identity) {
+      const std::lock_guard lock(mutex_);
+      told_.push_back(identity);
+    };
+    hook_ = std::make_unique<AdvanceHook>(command, limit, grace, std::move(actions), std::move(left));
   }
-  void advance(const std::string& version) const {
-    hook_->advance({.version = version, .path = "/m/" + version, .mount_point = "/m", .previous = "", .changed = ""});
+  void advance(const std::string& version, uint64_t identity = 0) const {
+    hook_->advance({.version = version,
+                    .path = "/m/" + version,
+                    .mount_point = "/m",
+                    .previous = "",
+                    .changed = "",
+                    .identity = identity});
+  }
+  /// Of the command whose process that is, once it is known.
+  LeftHook handle_of(pid_t process) {
+    for (const auto until = Clock::now() + kPatience; Clock::now() < until;) {
+      const std::lock_guard lock(mutex_);
+      if (left_.process == process) return {process, Descriptor(::dup(left_.handle.get()))};
+    }
+    ADD_FAILURE() << "it was not told of";
+    return {};
+  }
+  std::vector<uint64_t> told() {
+    const std::lock_guard lock(mutex_);
+    return told_;
   }
   /// The report once `condition` holds; whatever it is when it never does.
   template <class Condition>
@@ -119,6 +150,9 @@ class AdvanceHookTest : public ::testing::Test {
 
   test::TempFolder folder_;
   std::string log_ = folder_.path("log");
+  std::mutex mutex_;  // guards the next two
+  LeftHook left_;     // of the command that was started last
+  std::vector<uint64_t> told_;
   std::unique_ptr<AdvanceHook> hook_;
 };
 
@@ -448,6 +482,65 @@ TEST_F(AdvanceHookTest, TheEndTellsNoMore) {
   hook_.reset();
   EXPECT_EQ(test::read_file(folder_.path("all")), "1\n");
   EXPECT_FALSE(std::filesystem::exists(folder_.path("told")));
+}
+
+TEST_F(AdvanceHookTest, AVersionIsToldOfWhenItsCommandHasEndedHowever) {
+  start("case $WEIGHTFS_VERSION in 1) exit 0;; 2) exit 3;; 3) kill -9 $$;; 4) sleep 300;; esac", milliseconds(300));
+  for (const uint64_t version : {1, 2, 3, 4}) {
+    advance(std::to_string(version), 10 * version);
+    after_runs(version);
+    EXPECT_EQ(told().size(), version);
+  }
+  EXPECT_THAT(told(), ElementsAre(10, 20, 30, 40));
+}
+
+TEST_F(AdvanceHookTest, AVersionWhoseCommandRunsIsNotToldOfYet) {
+  start(tell("echo $$", "shell") + "; sleep 300");
+  advance("1", 10);
+  const pid_t shell = std::stoi(come("shell"));
+  EXPECT_THAT(told(), ElementsAre());
+  hook_.reset();
+  EXPECT_THAT(told(), ElementsAre()) << "it was ended because we end";
+  EXPECT_TRUE(handle_of(shell).handle);
+}
+
+/// As if the process that had started it were killed: nobody waits for it, but somebody takes that one's place.
+TEST_F(AdvanceHookTest, WhatAFormerProcessWasRunningIsEndedBeforeAnythingRuns) {
+  for (const char* const trap : {"", "trap '' TERM; "}) {
+    SCOPED_TRACE(trap);
+    std::filesystem::remove(folder_.path("shell"));
+    start(trap + tell("echo $$ ; sleep 300 & echo $!", "shell") + "; while :; do sleep 0.01; done");
+    advance("1");
+    std::istringstream processes(come("shell"));
+    pid_t shell = 0;
+    processes >> shell;
+    auto left = std::make_shared<const LeftHook>(handle_of(shell));
+    auto former = std::move(hook_);
+    start(fmt::format("kill -0 {} 2> /dev/null && ! grep -q Z /proc/{}/stat && echo alive || echo gone", shell, shell),
+          kLong, seconds(5), std::move(left));
+    advance("2", 20);
+    after_runs(1);
+    EXPECT_THAT(told(), Contains(20u));
+    EXPECT_THAT(printed(), HasSubstr("gone"));
+    EXPECT_THAT(printed(), Not(HasSubstr("alive")));
+    former.reset();
+    EXPECT_TRUE(goes(shell));
+  }
+}
+
+TEST_F(AdvanceHookTest, WhatHasEndedIsLeftAlone) {
+  // Its number may be that of others by now: here of a group that lives.
+  run(tell("echo $$", "ended"));
+  const LeftHook ended = handle_of(std::stoi(come("ended")));
+  start(tell("echo $$", "shell") + "; sleep 300");
+  advance("1");
+  const pid_t shell = std::stoi(come("shell"));
+  const auto before = Clock::now();
+  end_left_hook({shell, Descriptor(::dup(ended.handle.get()))});
+  end_left_hook({shell, Descriptor()});
+  EXPECT_LT(Clock::now() - before, seconds(1));
+  EXPECT_EQ(::kill(shell, 0), 0);
+  EXPECT_TRUE(hook_->report().running);
 }
 
 TEST_F(AdvanceHookTest, OneThatWasNeverUsedEndsAtOnce) {

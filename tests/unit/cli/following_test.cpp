@@ -2,6 +2,7 @@
 // Following a run on disk with everything but a mount: the thread looks, checks, warms and shows.
 #include "cli/following.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -340,6 +341,25 @@ TEST_F(FollowingTest, ASuccessorRunsTheCommandThatWasStillToRun) {
   EXPECT_NE(test::read_whole(folder_.path(".told")).find("WEIGHTFS_PREVIOUS=" + v(1)), std::string::npos);
   const std::lock_guard lock(mutex_);
   EXPECT_EQ(advanced_, snapshot->admitted(2).identity);
+}
+
+TEST_F(FollowingTest, AVersionIsToldOfWhenItsCommandHasEnded) {
+  FollowingOptions options;
+  options.hook_command = fmt::format("until test -e {0}/.go; do sleep 0.01; done", folder_.path());
+  start(std::move(options));
+  const uint64_t first = test::open_snapshot(files_, folder_.path())->admitted(1).identity;
+  publish();
+  const auto shown = when_latest(v(2));
+  ASSERT_NE(shown, nullptr);
+  when([](const FollowState& s) { return s.hook && s.hook->running; });
+  const auto told = [&] {
+    const std::lock_guard lock(mutex_);
+    return advanced_;
+  };
+  EXPECT_EQ(told(), first) << "a successor would run it";
+  test::write_file(folder_.path(".go"), "");
+  when([](const FollowState& s) { return s.hook && s.hook->runs == 1; });
+  EXPECT_EQ(told(), shown->catalog.latest().version().identity);
 }
 
 TEST_F(FollowingTest, ASuccessorRunsNoCommandTwice) {

@@ -5,11 +5,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <thread>
 
 #include "unit/support/fake_keeper.h"
+#include "unit/support/in_child.h"
 
 namespace weightfs::cli {
 namespace {
@@ -31,8 +33,9 @@ class SupervisionTest : public ::testing::Test {
  protected:
   SupervisionTest() : pair_(Channel::make_pair().value()), board_(FlightBoard::make().value()) {}
 
-  /// With everything of `kept`.
+  /// With everything of `kept`; the next one has a supervisor of its own.
   std::unique_ptr<Supervision> start(std::vector<Kept> kept) {
+    pair_ = Channel::make_pair().value();
     auto supervision = std::make_unique<Supervision>(pair_.second.take_socket().release());
     std::thread supervisor([&] {
       const auto loaded = pair_.first.receive(seconds(10));
@@ -85,6 +88,32 @@ TEST_F(SupervisionTest, FindsTheStateThatWasKept) {
   EXPECT_EQ(supervision->former_advance(), 4711u);
   EXPECT_EQ(supervision->orders().restarts, 3u);
   EXPECT_TRUE(supervision->orders().kept.empty()) << "both were taken out";
+}
+
+TEST_F(SupervisionTest, FindsTheCommandThatWasRunning) {
+  FakeKeeper keeper;
+  const Descriptor handle(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+  ASSERT_TRUE(handle);
+  keep_hook(keeper, ::getpid(), handle.get());
+  const auto left = start(keeper.all())->left_hook();
+  ASSERT_NE(left, nullptr);
+  EXPECT_EQ(left->process, ::getpid());
+  EXPECT_TRUE(left->handle);
+  keep_advance(keeper, 4711);
+  EXPECT_EQ(start(keeper.all())->left_hook(), nullptr) << "it has ended";
+}
+
+TEST_F(SupervisionTest, ACommandThatCannotBeKnownForSureIsNone) {
+  FakeKeeper keeper;
+  keep_hook(keeper, 4711, -1);
+  EXPECT_EQ(keeper.size(), 0u);
+  const Descriptor file = test::file_with("x");
+  for (const char* const process : {"", "0", "1", "-5", "99999999999", "12 13"}) {
+    keeper.keep("hook", process, file.get());
+    EXPECT_EQ(start(keeper.all())->left_hook(), nullptr) << process;
+  }
+  keeper.keep("hook", "4711", -1);
+  EXPECT_EQ(start(keeper.all())->left_hook(), nullptr);
 }
 
 TEST_F(SupervisionTest, AStateMayBeLargerThanAMessage) {
