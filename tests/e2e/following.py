@@ -414,6 +414,20 @@ def wait_admitted(mounted: Mount, name: str, limit: float = LIMIT) -> None:
     wait_until(lambda: status(mounted)["latest"] == name, limit, lambda: said_of(mounted, name))
 
 
+def advances(mounted: Mount) -> dict:
+    """What the status says of --on-advance."""
+    return status(mounted)["follow"]["on_advance"]
+
+
+def wait_runs(mounted: Mount, count: int) -> dict:
+    """Waits until so many commands have ended; what is said of them."""
+    def ended():
+        found = advances(mounted)
+        return found if found["runs"] >= count and not found["running"] else None
+
+    return wait_until(ended, what=lambda: str(advances(mounted)))
+
+
 def assert_exact(mounted: Mount, run, *names: str) -> None:
     """Every file of these versions (all of the run, if none is named) after the page cache was dropped."""
     for name in names or run.folders:
