@@ -201,7 +201,7 @@ void add_follow(Exposition& out, const FollowState& follow) {
 void add_folding(Exposition& out, const FoldingState& folding) {
   out.gauge("cache_bytes", "Size of the cache of folds.").sample({}, folding.bytes);
   out.gauge("cache_limit_bytes", "What --cache-size allows.").sample({}, folding.limit);
-  out.gauge("folds", "Folds that this mount reads by.").sample({}, folding.in_use);
+  out.gauge("folds_in_use", "Folds that this mount reads by.").sample({}, folding.in_use);
   out.counter("folds_total", "Folds, by outcome: made, or rejected because they could not be used.")
       .sample({{"outcome", "made"}}, folding.made)
       .sample({{"outcome", "rejected"}}, folding.rejected);

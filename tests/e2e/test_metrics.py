@@ -399,7 +399,7 @@ def everything(tmp_path, supervise):
     """Metrics of a mount that has all of them."""
     trainer = make_run("xor", tmp_path)
     port = free_port()
-    mounted = supervise(trainer, metrics=f":{port}", on_advance="true")
+    mounted = supervise(trainer, metrics=f":{port}", on_advance="true", cache=tmp_path / "cache")
     wait_latest(mounted, trainer.publish())
     name = trainer.put(trainer.make(), lambda folder: sorted(folder.glob("*.safetensors"))[0].write_bytes(b"x" * 100))
     wait_until(lambda: Metrics(scrape(port)).sum_of("versions_refused_total") > 0, what=f"{name} is refused")
