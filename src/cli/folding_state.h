@@ -8,7 +8,7 @@ namespace weightfs::cli {
 
 /// How it goes with the folds of a mount (--cache), at one moment.
 struct FoldingState {
-  std::string path;
+  std::string path{};
   uint64_t limit = 0;     ///< bytes
   uint64_t bytes = 0;     ///< of the whole cache, which others may use, too
   uint64_t folds = 0;     ///< in it

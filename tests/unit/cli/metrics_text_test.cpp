@@ -166,8 +166,21 @@ std::string family_of(const std::string& sample, const std::set<std::string>& hi
   return name;
 }
 
+TEST(MetricsText, FoldsOnlyWhereThereIsACache) {
+  MountMetrics metrics = made();
+  EXPECT_EQ(metrics_text(metrics).find("fold"), std::string::npos);
+  metrics.folding = FoldingState{.path = "/c", .limit = 1000, .bytes = 70, .folds = 3, .in_use = 2, .made = 1};
+  for (const char* line :
+       {"weightfs_cache_bytes{mount=\"/mnt/q\"} 70", "weightfs_cache_limit_bytes{mount=\"/mnt/q\"} 1000",
+        "weightfs_folds_in_use{mount=\"/mnt/q\"} 2", "weightfs_folds_total{mount=\"/mnt/q\",outcome=\"made\"} 1",
+        "weightfs_folds_total{mount=\"/mnt/q\",outcome=\"rejected\"} 0"}) {
+    EXPECT_THAT(lines_of(metrics), Contains(std::string(line)));
+  }
+}
+
 TEST(MetricsText, EveryFamilyIsDescribedOnceAndStandsTogether) {
   MountMetrics metrics = made();
+  metrics.folding = FoldingState{};
   metrics.follow = followed();
   metrics.follow->hook = AdvanceHook::Report{};
   metrics.follow->last_delay_seconds = 0.5;

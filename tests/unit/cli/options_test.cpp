@@ -70,6 +70,16 @@ TEST(Options, MountHasSensibleDefaults) {
   EXPECT_EQ(mount.warm_on_open, "stream");
   EXPECT_EQ(mount.log_level, "info");
   EXPECT_EQ(mount.log_file, "");
+  EXPECT_EQ(mount.cache, "");
+  EXPECT_EQ(mount.cache_bytes, 16ull << 30);
+}
+
+TEST(Options, ACacheHasASize) {
+  const auto result = parse({"mount", "src", "mnt", "--cache", "folds", "--cache-size=500M"});
+  ASSERT_TRUE(result.options) << result.errors;
+  EXPECT_EQ(result.options->mount.cache, "folds");
+  EXPECT_EQ(result.options->mount.cache_bytes, 500u << 20);
+  EXPECT_FALSE(parse({"mount", "src", "mnt", "--cache-size=much"}).options);
 }
 
 TEST(Options, MountTakesEveryOption) {

@@ -90,7 +90,7 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
   const Json status = Json::parse(status_json(*serve_all(Catalog(snapshot), engine), files_, facts, std::nullopt));
   EXPECT_THAT(keys(status), ElementsAre("pid", "version", "source", "base", "mount_point", "started_at", "supervisor",
                                         "latest", "verify", "allow_other", "isa", "threads", "versions", "counters",
-                                        "memory", "kernel", "follow"));
+                                        "memory", "kernel", "follow", "cache"));
   EXPECT_EQ(status["pid"], 42);
   EXPECT_EQ(status["version"], WEIGHTFS_VERSION);
   EXPECT_EQ(status["latest"], "weight_v000002");

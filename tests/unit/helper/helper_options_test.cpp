@@ -70,6 +70,7 @@ TEST(HelperOptions, ReachTheDaemonUnderTheirLongNames) {
 }
 
 TEST(HelperOptions, MayHaveUnderscoresForDashes) {
+  EXPECT_THAT(daemon_of("cache=folds,cache_size=20G"), ElementsAre("--cache=folds", "--cache-size=21474836480"));
   EXPECT_THAT(daemon_of("read_ahead=0,warm_on_open=stream,log_level=info"),
               ElementsAre("--read-ahead=0", "--warm-on-open=stream", "--log-level=info"));
   EXPECT_THAT(daemon_of("allow-other"), ElementsAre("--allow-other"));
