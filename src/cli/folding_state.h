@@ -15,8 +15,8 @@ struct FoldingState {
   uint64_t in_use = 0;    ///< of those, which this mount reads by
   uint64_t made = 0;      ///< by this process
   uint64_t rejected = 0;  ///< could not be used, and were removed
-  std::string making;     ///< the version that one is being made for; empty: none is
-  std::string problem;    ///< why the last one was not made; empty: it was
+  std::string making{};   ///< the version that one is being made for; empty: none is
+  std::string problem{};  ///< why the last one was not made; empty: it was
 };
 
 }  // namespace weightfs::cli
