@@ -4,7 +4,6 @@
 #include "connection.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sys/stat.h>
@@ -13,7 +12,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <span>
 
+#include "attach/init_request.h"
 #include "attach/kernel_mount.h"
 #include "common/text.h"
 
@@ -25,21 +26,9 @@ constexpr int kInitLimit = 5000;         // milliseconds
 constexpr unsigned kFuseMajor = 10;
 constexpr unsigned kFuseMinor = 229;
 
-// From Linux 6.9's <linux/fuse.h>; older ones lack them.
-constexpr uint32_t kHasResendFlag2 = 1u << (39 - 32);
-constexpr uint32_t kInitExt = 1u << 30;
-
 bool poll_for(int device, short events, int limit) {
   pollfd ready{device, events, 0};
   return ::poll(&ready, 1, limit) > 0 && (ready.revents & (events | POLLERR)) != 0;
-}
-
-/// Of the kernel's files about a connection, where they are mounted.
-Descriptor open_control(const std::string& id, const char* name, int flags) {
-  const size_t colon = id.find(':');
-  if (colon == std::string::npos) return {};
-  const std::string path = fmt::format("/sys/fs/fuse/connections/{}/{}", id.substr(colon + 1), name);
-  return Descriptor(::open(path.c_str(), flags | O_CLOEXEC));
 }
 
 Result<std::string> read_init(int device) {
@@ -96,14 +85,8 @@ std::optional<int> descriptor_number(std::string_view mount_point) {
 }
 
 bool can_resend(std::string_view init_request) {
-  fuse_in_header header{};
-  fuse_init_in init{};
-  uint32_t flags2 = 0;
-  const size_t at = sizeof header + offsetof(fuse_init_in, flags) + sizeof init.flags;
-  if (init_request.size() < at + sizeof flags2) return false;
-  std::memcpy(&init.flags, init_request.data() + sizeof header + offsetof(fuse_init_in, flags), sizeof init.flags);
-  std::memcpy(&flags2, init_request.data() + at, sizeof flags2);
-  return (init.flags & kInitExt) != 0 && (flags2 & kHasResendFlag2) != 0;
+  if (init_request.size() < sizeof(fuse_in_header)) return false;
+  return kernel_offers(std::as_bytes(std::span(init_request)).subspan(sizeof(fuse_in_header))).resend;
 }
 
 bool is_over(int device) {
@@ -114,18 +97,6 @@ bool is_over(int device) {
 bool has_requests(int device) {
   pollfd state{device, POLLIN, 0};
   return ::poll(&state, 1, 0) > 0 && (state.revents & POLLIN) != 0;
-}
-
-std::optional<bool> has_unanswered(const std::string& id) {
-  const Descriptor file = open_control(id, "waiting", O_RDONLY);
-  char digit = '0';
-  if (!file || ::read(file.get(), &digit, 1) != 1) return std::nullopt;
-  return digit != '0';
-}
-
-void abort_connection(const std::string& id) {
-  const Descriptor file = open_control(id, "abort", O_WRONLY);
-  if (file) static_cast<void>(::write(file.get(), "1", 1) < 0);
 }
 
 }  // namespace weightfs::helper

@@ -41,10 +41,5 @@ bool can_resend(std::string_view init_request);
 bool is_over(int device);
 /// Whether the kernel has a request for whoever reads the device.
 bool has_requests(int device);
-/// Whether somebody waits for an answer, also to a request that was read; nothing where fusectl is not mounted.
-std::optional<bool> has_unanswered(const std::string& id);
-/// Everybody who waits for an answer gets ENOTCONN.  What cannot be reached is left alone: closing the device does the
-/// same.
-void abort_connection(const std::string& id);
 
 }  // namespace weightfs::helper

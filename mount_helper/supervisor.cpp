@@ -13,6 +13,7 @@
 #include <fstream>
 
 #include "attach/backing_file.h"
+#include "attach/connection_control.h"
 #include "attach/control_socket.h"
 #include "attach/kernel_mount.h"
 #include "attach/mount_point.h"

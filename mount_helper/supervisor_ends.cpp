@@ -10,6 +10,7 @@
 #include <csignal>
 #include <fstream>
 
+#include "attach/connection_control.h"
 #include "attach/kernel_mount.h"
 #include "attach/mount_point.h"
 #include "attach/supervisor_link.h"

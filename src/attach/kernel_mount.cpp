@@ -142,8 +142,9 @@ Result<KernelMount> kernel_mount(const MountRequest& request) {
 }
 
 Status kernel_unmount(const std::string& mount_point, Unmount how) {
-  const bool detach = how == Unmount::kDetach;
-  if (::umount2(mount_point.c_str(), UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0)) == 0) return {};
+  const bool detach = how != Unmount::kPlain;
+  const int force = how == Unmount::kForce ? MNT_FORCE : 0;  // of a FUSE file system: ends its connection
+  if (::umount2(mount_point.c_str(), UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0) | force) == 0) return {};
   if (errno == EBUSY) return busy(mount_point);
   if (errno == EINVAL || errno == ENOENT) {
     return Error{ErrorCode::kNotAMount, fmt::format("nothing is mounted on {}", quote(mount_point))};

@@ -38,9 +38,11 @@ Result<KernelMount> mount_unchecked(const MountRequest& request);
 enum class Unmount {
   kPlain,   ///< fails with mount.busy while a file is open
   kDetach,  ///< takes the name away at once; open files go on
+  kForce,   ///< the same, but whoever has files open gets errors: also where nobody answers any more
 };
 
-/// Unmounts what is topmost at a path, with mount.busy, mount.not_weightfs (nothing there) or mount.failed.
+/// Unmounts what is topmost at a path, without asking it anything; with mount.busy, mount.not_weightfs (nothing there)
+/// or mount.failed.
 Status kernel_unmount(const std::string& mount_point, Unmount how);
 
 /// Options for mount(2); `device` is the number of our descriptor of /dev/fuse.

@@ -5,21 +5,31 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <sstream>
 
+#include "common/descriptor.h"
 #include "common/text.h"
 
 namespace weightfs {
 namespace {
+
+constexpr std::chrono::seconds kAskLimit{2};
+constexpr std::chrono::seconds kKillLimit{1};
+constexpr int kDiedStatus = 1;
 
 bool is_octal(char c) { return c >= '0' && c <= '7'; }
 
@@ -84,9 +94,26 @@ Result<std::string> mount_path(const std::string& path) {
   return (*folder == "/" ? "" : *folder) + "/" + name;
 }
 
+bool has_ended(const Descriptor& process, std::chrono::milliseconds limit) {
+  pollfd ended{process.get(), POLLIN, 0};
+  const auto until = std::chrono::steady_clock::now() + limit;
+  for (;;) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    const int found = ::poll(&ended, 1, static_cast<int>(std::max<int64_t>(0, left.count())));
+    if (found >= 0 || errno != EINTR) return found > 0;
+  }
+}
+
+/// What the kernel remembers of the folder would outlive the process, so it must ask.
+bool has_died(const std::string& mount_point) {
+  struct statx status {};
+  const int done = ::statx(AT_FDCWD, mount_point.c_str(), AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_MODE, &status);
+  return done != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
 /// As already_mounted(), but asks a weightfs whether it lives.
 Error occupied(const MountEntry& mount) {
-  if (mount.fs_type == kFsType && has_died(mount.mount_point)) {
+  if (mount.fs_type == kFsType && liveness(mount.mount_point, kAskLimit) == Liveness::kDied) {
     return {ErrorCode::kMountBusy,
             fmt::format("the weightfs on {0} has died; clean up first: weightfs umount {0}", quote(mount.mount_point))};
   }
@@ -137,11 +164,22 @@ Result<std::optional<MountEntry>> mounted_at(const std::string& path) {
   return mount != nullptr ? std::optional(*mount) : std::nullopt;
 }
 
-/// What the kernel remembers of the folder would outlive the process, so it must ask.
-bool has_died(const std::string& mount_point) {
-  struct statx status {};
-  const int done = ::statx(AT_FDCWD, mount_point.c_str(), AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_MODE, &status);
-  return done != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+Liveness liveness(const std::string& mount_point, std::chrono::milliseconds limit) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(has_died(mount_point) ? kDiedStatus : 0);
+  const Descriptor end(child > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, child, 0)) : -1);
+  if (!end) {  // no process to be had, or an old kernel: whoever asks must wait
+    if (child > 0) ::kill(child, SIGKILL);
+    return has_died(mount_point) ? Liveness::kDied : Liveness::kLives;
+  }
+  const bool answered = has_ended(end, limit);
+  if (!answered) ::kill(child, SIGKILL);
+  // Who still asks is a user of the mount.
+  if (!answered && !has_ended(end, kKillLimit)) return Liveness::kSilent;
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFEXITED(status)) return Liveness::kSilent;
+  return WEXITSTATUS(status) == kDiedStatus ? Liveness::kDied : Liveness::kLives;
 }
 
 Error already_mounted(const MountEntry& mount) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -34,8 +35,15 @@ const MountEntry* find_mount_by_id(const std::vector<MountEntry>& mounts, uint64
 /// What is mounted at a path, links in it followed.  Never asks what is mounted there, which may be dead or stuck.
 Result<std::optional<MountEntry>> mounted_at(const std::string& path);
 
-/// Whether a weightfs is mounted there whose process has ended.  Asks it, so it waits for one that is stuck.
-bool has_died(const std::string& mount_point);
+/// How a mount answers.
+enum class Liveness {
+  kLives,
+  kDied,    ///< its process has ended
+  kSilent,  ///< nothing is heard of it within the limit
+};
+/// Asks a mounted weightfs for what nobody remembers.  From a process of its own, as the kernel may not let go of who
+/// asks; while that is so it outlives us.  For processes of one thread.
+Liveness liveness(const std::string& mount_point, std::chrono::milliseconds limit);
 
 /// The refusal to mount where this is mounted already.  Asks nothing either, so it cannot tell a dead weightfs.
 Error already_mounted(const MountEntry& mount);

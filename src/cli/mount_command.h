@@ -52,7 +52,8 @@ struct MountOptions {
 /// with a message on stderr.  Must be called before the process starts threads, because it may fork.
 int run_mount(const MountOptions& options);
 
-/// Unmounts a weightfs and waits until its process has ended.  Also removes a mount whose process died.
-int run_umount(const std::string& mount_point);
+/// Unmounts a weightfs and waits until its process has ended.  Also removes a mount whose process died, and with
+/// `force` any: whoever has files open gets errors, and nobody is asked or waited for.
+int run_umount(const std::string& mount_point, bool force);
 
 }  // namespace weightfs::cli

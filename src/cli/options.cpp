@@ -88,6 +88,7 @@ void declare_umount(CLI::App& root, Options& options) {
   auto& app = *root.add_subcommand("umount", "Unmount; also cleans up after a daemon that is gone");
   app.group(kMountGroup);
   add_positional(app, "MOUNTPOINT", options.mount_point, "Where it is mounted");
+  app.add_flag("--force", options.force, "Take it from whoever uses it; they get errors");
   app.footer(example("  weightfs umount /mnt/qwen\n"));
 }
 

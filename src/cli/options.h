@@ -49,6 +49,7 @@ struct Options {
   Command command = Command::kLog;
   std::string source;                 ///< SOURCE; of log and show: SOURCE or MOUNTPOINT; of commit: CHECKPOINT
   std::string mount_point;            ///< umount, status, warm
+  bool force = false;                 ///< umount
   std::string directory;              ///< export: DIR
   std::vector<std::string> versions;  ///< show, export and warm: exactly one; verify: those named
   std::string old_checkpoint;         ///< diff: a folder or SOURCE@VERSION

@@ -65,7 +65,7 @@ Result<int> run_command(const Options& options) {
     case Command::kMount:
       return run_mount(options.mount);
     case Command::kUmount:
-      return run_umount(options.mount_point);
+      return run_umount(options.mount_point, options.force);
     case Command::kRestart:
       return run_restart(options);
     case Command::kLog:

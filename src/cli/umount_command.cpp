@@ -7,11 +7,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "attach/connection_control.h"
 #include "attach/kernel_mount.h"
 #include "attach/marker.h"
 #include "attach/mount_point.h"
@@ -26,6 +28,8 @@ namespace {
 
 constexpr int kCannotStatus = 3;
 constexpr int kPatienceMilliseconds = 15'000;
+/// For an answer: a supervisor starts another process in less.
+constexpr auto kAskLimit = std::chrono::seconds(5);
 
 Result<MountEntry> our_mount(const std::string& path) {
   const auto mount = TRY(mounted_at(path));
@@ -71,6 +75,24 @@ Status remove_dead(const std::string& mount_point) {
   return remove_marker(mount_point);
 }
 
+/// One that does not say whether it lives: nobody can say either whether what is open there is of use to anybody.
+Status remove_silent(const std::string& mount_point) {
+  const Status removed = kernel_unmount(mount_point, Unmount::kPlain);
+  if (removed || removed.error().code != ErrorCode::kMountBusy) return removed;
+  return Error{ErrorCode::kMountBusy,
+               fmt::format("the weightfs on {0} does not answer, and files are open there; to take it away all the "
+                           "same, so that whoever waits for it gets an error: weightfs umount --force {0}",
+                           quote(mount_point))};
+}
+
+/// Asks nobody, and waits for nobody.
+Status remove_by_force(const MountEntry& mount) {
+  abort_connection(mount.device);  // for whoever is not root; and the detached rest would wait for ever
+  TRY(kernel_unmount(mount.mount_point, Unmount::kForce));
+  if (const auto left = mounted_at(mount.mount_point); !left || *left) return {};
+  return remove_marker(mount.mount_point);
+}
+
 /// Whoever unmounts wants nothing there: not even the word that something is missing.
 Status remove_left_marker(const std::string& path) {
   TRY(remove_marker(path));
@@ -78,12 +100,15 @@ Status remove_left_marker(const std::string& path) {
   return {};
 }
 
-Status unmount_and_wait(const std::string& path) {
+Status unmount_and_wait(const std::string& path, bool force) {
   const auto found = our_mount(path);
   if (!found && !TRY(mounted_at(path)) && has_marker(path)) return remove_left_marker(path);
   if (!found) return found.error();
   const MountEntry& mount = *found;
-  if (has_died(mount.mount_point)) return remove_dead(mount.mount_point);
+  if (force) return remove_by_force(mount);
+  const Liveness answer = liveness(mount.mount_point, kAskLimit);
+  if (answer == Liveness::kDied) return remove_dead(mount.mount_point);
+  if (answer == Liveness::kSilent) return remove_silent(mount.mount_point);
   const auto process = last_process_of(mount.mount_point);
   TRY(kernel_unmount(mount.mount_point, Unmount::kPlain));
   return wait_for_end(process, mount.mount_point);
@@ -91,8 +116,8 @@ Status unmount_and_wait(const std::string& path) {
 
 }  // namespace
 
-int run_umount(const std::string& mount_point) {
-  const Status status = unmount_and_wait(mount_point);
+int run_umount(const std::string& mount_point, bool force) {
+  const Status status = unmount_and_wait(mount_point, force);
   if (status) return 0;
   fmt::print(stderr, "weightfs umount: {}\n", status.error().text());
   return kCannotStatus;

@@ -27,9 +27,6 @@ constexpr uint32_t kOpenPassthrough = 1u << 7;
 /// The backing files may not be stacked themselves: one more level is left for an overlayfs on top of us.
 constexpr uint32_t kStackDepth = 1;
 
-// fuse_init_in: major, minor, max_readahead, flags, flags2.
-constexpr size_t kRequestFlags = 12;
-constexpr size_t kRequestFlags2 = 16;
 // fuse_init_out: major, minor, max_readahead, flags, ..., flags2, max_stack_depth (the first unused word of old).
 constexpr size_t kReplyFlags = offsetof(fuse_init_out, flags);
 constexpr size_t kReplyFlags2 = offsetof(fuse_init_out, flags2);
@@ -71,12 +68,6 @@ std::string why_refused(int error) {
 }
 
 }  // namespace
-
-bool offers_passthrough(std::span<const std::byte> init_request) {
-  if (init_request.size() < kRequestFlags2 + sizeof(uint32_t)) return false;
-  return (load(init_request, kRequestFlags) & kInitExt) != 0 &&
-         (load(init_request, kRequestFlags2) & kPassthroughFlag2) != 0;
-}
 
 bool ask_for_passthrough(std::span<std::byte> init_reply) {
   if (init_reply.size() < kReplyStackDepth + sizeof(uint32_t)) return false;

@@ -107,10 +107,8 @@ class Passthrough {
   uint64_t refused_ = 0;
 };
 
-// The two messages of the protocol that libfuse 3.14 knows too little of.  Spans hold what follows the header.
+// The two replies of which libfuse 3.14 knows too little.  Spans hold what follows the header.
 
-/// Whether a request INIT says that the kernel could do it.
-bool offers_passthrough(std::span<const std::byte> init_request);
 /// Completes the reply to INIT so that it asks for passthrough; false, and no change, when it is too short for that.
 bool ask_for_passthrough(std::span<std::byte> init_reply);
 

@@ -20,6 +20,7 @@
 #include <span>
 #include <thread>
 
+#include "attach/init_request.h"
 #include "attach/kernel_mount.h"
 #include "attach/mount_point.h"
 #include "attach/read_ahead.h"
@@ -140,7 +141,7 @@ ssize_t Session::Impl::read_request(int fd, std::span<std::byte> buffer) {
 }
 
 void Session::Impl::got_init(std::span<const std::byte> message, uint64_t id) {
-  passthrough_offered.store(offers_passthrough(message.subspan(sizeof(fuse_in_header))));
+  passthrough_offered.store(kernel_offers(message.subspan(sizeof(fuse_in_header))).passthrough);
   init_request.store(id);
 }
 

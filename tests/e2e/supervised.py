@@ -20,6 +20,7 @@ from following import LIMIT, wait_until
 HELPER = BINARY.parent / "mount.weightfs"
 MARKER = "NOT-MOUNTED.weightfs.txt"
 REPEAT = int(os.environ.get("WEIGHTFS_REPEAT", "2"))
+again = pytest.mark.parametrize("attempt", range(REPEAT))
 MANY_RESTARTS = "1000/1"
 SOON = 10  # seconds, for what is to happen at once
 

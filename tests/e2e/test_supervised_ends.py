@@ -16,12 +16,11 @@ import traceback
 import pytest
 from conftest import json_of, run_weightfs, succeed
 from following import Held, assert_exact, holds_for, make_run, wait_until
-from supervised import (HELPER, MARKER, REPEAT, SOON, is_alive, replace_program, restart, send, stop,
+from supervised import (HELPER, MARKER, SOON, again, is_alive, replace_program, restart, send, stop,
                         supervise, own_binaries, wait_end)
 
 SHARD = "model-00001-of-00002.safetensors"
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
-again = pytest.mark.parametrize("attempt", range(REPEAT))
 
 
 @pytest.fixture
@@ -259,7 +258,8 @@ def test_a_stop_shorter_than_the_limit_is_borne(run, supervise):
 # --- odd surroundings -----------------------------------------------------------------------------
 
 
-def test_few_descriptors(run, supervise):
+@again
+def test_few_descriptors(run, attempt, supervise):
     mounted = supervise(run, before=["sh", "-c", 'ulimit -n 64; exec "$0" "$@"'])
     for _ in range(3):
         assert_exact(mounted, run)

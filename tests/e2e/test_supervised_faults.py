@@ -20,7 +20,7 @@ import pytest
 from conftest import BINARY, assert_same_tree
 from following import holds_for, make_run, wait_until
 from reference.safetensors_io import INDEX_NAME, read_header
-from supervised import supervise, wait_end
+from supervised import again, supervise, wait_end
 
 FAULTY = BINARY.parent / "tests" / "faulty" / "mount.weightfs"
 LAST, FORMER = "weight_v000003", "weight_v000002"
@@ -157,8 +157,9 @@ def assert_all_right(mounted, run, *besides: str) -> None:
 # --- requests that end the daemon -------------------------------------------------------------------
 
 
+@again
 @pytest.mark.parametrize("fault", ["crash", "segv", "overflow"])
-def test_a_request_that_crashes_the_daemon_is_refused_the_third_time(run, faults, serve, fault):
+def test_a_request_that_crashes_the_daemon_is_refused_the_third_time(run, faults, serve, fault, attempt):
     mounted = serve()
     poison = Poison(run, LAST, "a.weight")
     faults.set(f"{fault} {poison.range}")
@@ -194,7 +195,8 @@ def test_a_file_that_crashes_the_daemon_is_not_the_end_of_the_mount(run, faults,
 # --- daemons that hang ------------------------------------------------------------------------------
 
 
-def test_a_daemon_that_hangs_is_replaced_and_its_request_refused_the_second_time(run, faults, serve):
+@again
+def test_a_daemon_that_hangs_is_replaced_and_its_request_refused_the_second_time(run, faults, serve, attempt):
     mounted = serve(hang=1)
     poison = Poison(run, LAST, "a.weight")
     faults.set(f"hang-outside {poison.range}")

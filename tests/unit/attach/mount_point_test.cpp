@@ -2,6 +2,7 @@
 #include "attach/mount_point.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
 #include <filesystem>
 
@@ -67,6 +68,12 @@ TEST(MountInfo, OfThisProcessHasARoot) {
   const auto mounts = read_mount_info();
   ASSERT_TRUE(mounts);
   EXPECT_NE(find_mount(*mounts, "/"), nullptr);
+}
+
+TEST(LivenessTest, WhatAnswersLivesAndNoProcessIsLeft) {
+  EXPECT_EQ(liveness("/", std::chrono::seconds(60)), Liveness::kLives);
+  EXPECT_EQ(liveness("/not/there", std::chrono::seconds(60)), Liveness::kLives) << "only a dead mount says that it is";
+  EXPECT_EQ(::waitpid(-1, nullptr, WNOHANG), -1);
 }
 
 TEST(IsInside, ComparesWholeComponents) {

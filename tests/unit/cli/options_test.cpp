@@ -226,6 +226,8 @@ TEST(Options, DiffTakesTwoCheckpoints) {
 TEST(Options, TheOtherCommandsAreRecognised) {
   EXPECT_EQ(parse({"umount", "m"}).options->command, Command::kUmount);
   EXPECT_EQ(parse({"umount", "m"}).options->mount_point, "m");
+  EXPECT_FALSE(parse({"umount", "m"}).options->force);
+  EXPECT_TRUE(parse({"umount", "--force", "m"}).options->force);
   EXPECT_EQ(parse({"status", "m", "--json"}).options->command, Command::kStatus);
   EXPECT_TRUE(parse({"status", "m", "--json"}).options->json);
   EXPECT_EQ(parse({"log", "s"}).options->command, Command::kLog);

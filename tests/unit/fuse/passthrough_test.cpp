@@ -203,19 +203,6 @@ void put(std::span<std::byte> message, size_t at, uint32_t value) {
   for (size_t i = 0; i < 4; ++i) message[at + i] = static_cast<std::byte>(value >> (8 * i));
 }
 
-TEST(PassthroughMessages, SeeTheKernelsOffer) {
-  std::array<std::byte, 64> request{};
-  EXPECT_FALSE(offers_passthrough(request));
-  put(request, 16, 1u << 5);
-  EXPECT_FALSE(offers_passthrough(request)) << "without FUSE_INIT_EXT the second word of flags means nothing";
-  put(request, 12, 1u << 30);
-  EXPECT_TRUE(offers_passthrough(request));
-  put(request, 16, ~(1u << 5));
-  EXPECT_FALSE(offers_passthrough(request));
-  put(request, 16, 1u << 5);
-  EXPECT_FALSE(offers_passthrough(std::span(request).first(16))) << "an old kernel's request ends before";
-}
-
 TEST(PassthroughMessages, AskForItInTheReplyAndLeaveTheRestAlone) {
   std::array<std::byte, 64> reply{};
   for (size_t i = 0; i < reply.size(); ++i) reply[i] = static_cast<std::byte>(0x80 + i);
