@@ -156,23 +156,17 @@ Status take_operands(const std::vector<std::string>& operands, HelperOptions& op
   return {};
 }
 
-Status check_rights(std::string_view name, Rights rights) {
-  if (rights == Rights::kOwn || (name != "on-advance" && name != "setuid")) return {};
-  return usage(fmt::format("option {}: only root may give it where mount.weightfs is a setuid program", name));
-}
-
-Status take_option(const MountOption& option, bool sloppy, Rights rights, Values& values) {
+Status take_option(const MountOption& option, bool sloppy, Values& values) {
   if (is_ignored(option.name)) return {};
   const std::string_view refusal = refusal_of(option.name);
   if (!refusal.empty()) return usage(fmt::format("option {}: {}", quote(option.name), refusal));
   const OptionRule* rule = find_rule(option.name);
   if (rule == nullptr) return sloppy ? Status() : Status(unknown_option(option.name));
-  TRY(check_rights(rule->name, rights));
   values[rule->name] = TRY(checked_value(*rule, option));
   return {};
 }
 
-Result<Values> take_options(const Words& words, Rights rights) {
+Result<Values> take_options(const Words& words) {
   std::vector<MountOption> all;
   for (const std::string& text : words.option_texts) {
     for (MountOption& option : TRY(split_mount_options(text))) all.push_back(std::move(option));
@@ -181,7 +175,7 @@ Result<Values> take_options(const Words& words, Rights rights) {
   // With this one, mount(8) may give those that the mount has already, which are none of the user's.
   std::stable_partition(all.begin(), all.end(), [](const MountOption& option) { return option.name == "remount"; });
   Values values;
-  for (const MountOption& option : all) TRY(take_option(option, words.sloppy, rights, values));
+  for (const MountOption& option : all) TRY(take_option(option, words.sloppy, values));
   return values;
 }
 
@@ -201,8 +195,6 @@ Status set_daemon_arguments(const Values& values, HelperOptions& options) {
 
 void set_own_options(const Values& values, HelperOptions& options) {
   options.allow_other = values.contains("allow-other");
-  if (const auto size = values.find("read-ahead"); size != values.end()) options.read_ahead = count_of(size->second);
-  if (const auto mode = values.find("passthrough"); mode != values.end()) options.passthrough = mode->second == "auto";
   if (const auto user = values.find("setuid"); user != values.end()) options.run_as = user->second;
   if (const auto limit = values.find("hang"); limit != values.end()) options.hang_limit = seconds_of(limit->second);
   if (const auto limit = values.find("restarts"); limit != values.end()) {
@@ -214,13 +206,13 @@ void set_own_options(const Values& values, HelperOptions& options) {
 
 }  // namespace
 
-Result<HelperOptions> parse_helper_options(std::span<const std::string> argv, Rights rights) {
+Result<HelperOptions> parse_helper_options(std::span<const std::string> argv) {
   TRY(check_size(argv));
   HelperOptions options;
   const auto words = TRY(CommandLine(argv.empty() ? argv : argv.subspan(1), options).read());
   if (options.action != Action::kMount) return options;
   TRY(take_operands(words.operands, options));
-  const auto values = TRY(take_options(words, rights));
+  const auto values = TRY(take_options(words));
   TRY(set_daemon_arguments(values, options));
   set_own_options(values, options);
   return options;

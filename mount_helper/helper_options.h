@@ -16,15 +16,7 @@ inline constexpr int kUsageStatus = 1;         ///< wrong usage, or not permitte
 inline constexpr int kSystemStatus = 2;        ///< out of memory, cannot fork, no such program
 inline constexpr int kMountFailedStatus = 32;  ///< the mount failed
 
-inline constexpr uint64_t kDefaultReadAhead = 4U << 20;  ///< as `weightfs mount` has it
-
 enum class Action { kMount, kHelp, kVersion };
-
-/// Whose rights the helper runs with.
-enum class Rights {
-  kOwn,       ///< the caller's own: the real uid is the effective one
-  kBorrowed,  ///< those of a setuid file: nothing may be run or chosen that the caller could not do alone
-};
 
 struct HelperOptions {
   Action action = Action::kMount;             ///< nothing else matters to the others
@@ -35,8 +27,6 @@ struct HelperOptions {
   bool verbose = false;                       ///< -v
   bool foreground = false;                    ///< --foreground: do not go into the background
   bool allow_other = false;                   ///< the daemon is told too
-  uint64_t read_ahead = kDefaultReadAhead;    ///< bytes, 0: leave the kernel's; the daemon is told too
-  bool passthrough = true;                    ///< the daemon is told too
   std::string run_as;                         ///< USER or USER:GROUP, names or numbers; empty: as the caller
   unsigned restarts = 5;                      ///< at most so many within restart_window; 0: never restart
   unsigned restart_window = 60;               ///< seconds
@@ -45,7 +35,7 @@ struct HelperOptions {
 
 /// Parses `mount.weightfs SPEC DIR [-sfnvrw] [-N ns] [-t type] [-o opts]`, argv[0] included, which decides nothing.
 /// Fails with usage.  Pure: touches neither files nor streams.
-Result<HelperOptions> parse_helper_options(std::span<const std::string> argv, Rights rights);
+Result<HelperOptions> parse_helper_options(std::span<const std::string> argv);
 
 /// What --help prints.
 std::string helper_help();

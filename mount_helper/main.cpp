@@ -196,7 +196,7 @@ int run(const std::vector<std::string>& arguments) {
   open_standard_streams();
   ::prctl(PR_SET_NAME, "mount.weightfs");  // whatever the link is called through which we were started
   if (::getuid() != ::geteuid() || ::getgid() != ::getegid()) return fail(borrowed_rights(), kUsageStatus);
-  const auto options = parse_helper_options(arguments, Rights::kOwn);
+  const auto options = parse_helper_options(arguments);
   if (!options) return fail(options.error(), kUsageStatus);
   if (options->action != Action::kMount) {
     fmt::print("{}", options->action == Action::kHelp ? helper_help() : helper_version());

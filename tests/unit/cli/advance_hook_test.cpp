@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -486,7 +487,7 @@ TEST_F(AdvanceHookTest, TheEndTellsNoMore) {
 
 TEST_F(AdvanceHookTest, AVersionIsToldOfWhenItsCommandHasEndedHowever) {
   start("case $WEIGHTFS_VERSION in 1) exit 0;; 2) exit 3;; 3) kill -9 $$;; 4) sleep 300;; esac", milliseconds(300));
-  for (const uint64_t version : {1, 2, 3, 4}) {
+  for (const uint64_t version : std::array<uint64_t, 4>{1, 2, 3, 4}) {
     advance(std::to_string(version), 10 * version);
     after_runs(version);
     EXPECT_EQ(told().size(), version);

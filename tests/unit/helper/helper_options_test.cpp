@@ -4,7 +4,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "cli/mount_command.h"
 #include "option_rules.h"
 #include "unit/helper/option_line.h"
 
@@ -39,8 +38,6 @@ TEST(HelperOptions, HaveDefaults) {
   ASSERT_TRUE(options);
   EXPECT_THAT(options->daemon_arguments, IsEmpty());
   EXPECT_FALSE(options->fake || options->verbose || options->foreground || options->allow_other);
-  EXPECT_TRUE(options->passthrough);
-  EXPECT_EQ(options->read_ahead, cli::kDefaultReadAhead) << "the daemon's default has moved";
   EXPECT_EQ(options->run_as, "");
   EXPECT_EQ(options->restarts, 5u);
   EXPECT_EQ(options->restart_window, 60u);
@@ -85,8 +82,6 @@ TEST(HelperOptions, OfTheHelperStayHere) {
   EXPECT_EQ(options->restart_window, 30u);
   EXPECT_EQ(options->hang_limit, 2.5);
   EXPECT_TRUE(options->allow_other);
-  EXPECT_EQ(options->read_ahead, 8u << 20);
-  EXPECT_FALSE(options->passthrough);
   EXPECT_EQ(parse_o("restarts=0")->restarts, 0u);
   EXPECT_EQ(parse_o("hang=0")->hang_limit, 0);
 }
@@ -95,7 +90,7 @@ TEST(HelperOptions, OfTwoTheLastOneWins) {
   EXPECT_THAT(daemon_of("memory=1G,base=/a,memory=512M,base=/b"), ElementsAre("--base=/b", "--memory=536870912"));
   const auto options = parse({"a", "b", "-o", "read-ahead=0,read_ahead=2M", "-o", "read-ahead=1M"});
   ASSERT_TRUE(options);
-  EXPECT_EQ(options->read_ahead, 1u << 20);
+  EXPECT_THAT(options->daemon_arguments, ElementsAre("--read-ahead=1048576"));
   EXPECT_THAT(daemon_of("memory=nonsense,memory=1G"), ElementsAre(HasSubstr("refused: option memory")));
 }
 
@@ -180,14 +175,6 @@ TEST(HelperOptions, OfFollowingNeedFollow) {
   }
 }
 
-TEST(HelperOptions, ThatRunSomethingNeedTheCallersOwnRights) {
-  expect_refused(parse_o("follow,on-advance=id", Rights::kBorrowed), "option on-advance: only root may give it");
-  expect_refused(parse_o("follow,on_advance=id", Rights::kBorrowed), "option on-advance: only root may give it");
-  expect_refused(parse_o("setuid=root", Rights::kBorrowed), "option setuid: only root may give it");
-  EXPECT_TRUE(parse_o("follow,on-advance=id", Rights::kOwn));
-  EXPECT_TRUE(parse_o("follow,base=/x,memory=1G", Rights::kBorrowed));
-}
-
 TEST(HelperOptions, HaveOneSourceAndOneMountPoint) {
   expect_refused(parse({}), "SOURCE and MOUNTPOINT are needed");
   expect_refused(parse({"a"}), "SOURCE and MOUNTPOINT are needed");
@@ -255,16 +242,16 @@ TEST(HelperOptions, AreUnderstoodAsMountPassesThem) {
 TEST(HelperOptions, DoNotHangOnOurOwnName) {
   for (const std::string& name : {""s, "umount"s, "-h"s, "--help"s, "umount.weightfs"s, "-o"s, "\n\x1B[2J"s, "-s"s}) {
     const Argv good = {name, "a", "b", "-o", "follow"};
-    const auto options = parse_helper_options(good, Rights::kOwn);
+    const auto options = parse_helper_options(good);
     ASSERT_TRUE(options) << name;
     EXPECT_EQ(options->source, "a");
     const Argv wrong = {name, "a", "b", "-o", "folow"};
     const Argv as_ever = {"mount.weightfs", "a", "b", "-o", "folow"};
-    EXPECT_EQ(refusal(parse_helper_options(wrong, Rights::kOwn)), refusal(parse_helper_options(as_ever, Rights::kOwn)));
+    EXPECT_EQ(refusal(parse_helper_options(wrong)), refusal(parse_helper_options(as_ever)));
   }
-  expect_refused(parse_helper_options({}, Rights::kOwn), "SOURCE and MOUNTPOINT are needed");
+  expect_refused(parse_helper_options({}), "SOURCE and MOUNTPOINT are needed");
   const Argv only_name = {""};
-  expect_refused(parse_helper_options(only_name, Rights::kOwn), "SOURCE and MOUNTPOINT are needed");
+  expect_refused(parse_helper_options(only_name), "SOURCE and MOUNTPOINT are needed");
 }
 
 TEST(HelperHelp, NamesEveryOption) {

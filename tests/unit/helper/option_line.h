@@ -14,14 +14,14 @@ namespace weightfs::helper::test {
 
 using Argv = std::vector<std::string>;
 
-inline Result<HelperOptions> parse(const Argv& arguments, Rights rights = Rights::kOwn) {
+inline Result<HelperOptions> parse(const Argv& arguments) {
   Argv argv = {"mount.weightfs"};
   argv.insert(argv.end(), arguments.begin(), arguments.end());
-  return parse_helper_options(argv, rights);
+  return parse_helper_options(argv);
 }
 
-inline Result<HelperOptions> parse_o(const std::string& options, Rights rights = Rights::kOwn) {
-  return parse({"/runs/7", "/mnt/7", "-o", options}, rights);
+inline Result<HelperOptions> parse_o(const std::string& options) {
+  return parse({"/runs/7", "/mnt/7", "-o", options});
 }
 
 inline std::string refusal(const Result<HelperOptions>& result) {
