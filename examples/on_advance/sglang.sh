@@ -7,8 +7,9 @@
 #       --base models/Qwen3-0.6B runs/7 /mnt/qwen
 #
 # weightfs runs it after `latest` moved, with WEIGHTFS_PATH, the folder of the new version, and WEIGHTFS_VERSION in the
-# environment.  The server reads the folder by the same path, so both must see the mount.  It stops generating while it
-# loads and drops its prefix cache; its answers carry the version as `weight_version`.  A server with --api-key wants
+# environment.  The server reads the folder by the same path, so both must see the mount.  It ends what it is answering,
+# lets new requests wait, loads, and drops its prefix cache; its answers carry the version as `weight_version`.
+# LOAD_SECONDS bounds all that, so it must be more than the longest answer takes.  A server with --api-key wants
 # `header = "Authorization: Bearer KEY"` in the ~/.curlrc of who mounts.
 #
 # While no server is there yet it is tried again after RETRY_DELAYS seconds each.  Exit status 0: loaded.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real vLLM, a model small enough for it to start on any machine, and what transformers says of its answers.
+"""Real engines, a model small enough for them to start on any machine, and what transformers says of their answers.
 
-WEIGHTFS_VLLM names a Python that has vLLM; CONTRIBUTING.md says how one is made.
+WEIGHTFS_VLLM and WEIGHTFS_SGLANG name a Python that has the engine; scripts/engine_env makes one.
 """
 
 import json
@@ -22,13 +22,13 @@ from following import status, wait_until
 from reference import weight_v
 from reference.safetensors_io import ModelFolder, State, write_model
 
-PYTHON = os.environ.get("WEIGHTFS_VLLM", "")
+SGLANG_CPU = Path(__file__).parent / "sglang_cpu"
 START_LIMIT = 300  # seconds within which a server answers, on the busiest machine
 CONTEXT = 4096
 VOCABULARY = 512
 # More than two blocks of the prefix cache, which are 128 tokens on a CPU.
 PROMPT = [(7 * number + 3) % (VOCABULARY - 12) + 4 for number in range(300)]
-# BF16 rounds elsewhere in vLLM than in transformers.  Models of two versions differ by more than 1.
+# BF16 rounds elsewhere in an engine than in transformers.  Models of two versions differ by more than 1.
 NEAR = 0.1
 
 
@@ -60,7 +60,7 @@ def model_state(seed: int, tied: bool) -> State:
 
 
 def write_base(folder: Path, state: State, tied: bool) -> Path:
-    """A folder that vLLM takes: tokens are the words t0, t1, ..."""
+    """A folder that engines take: tokens are the words t0, t1, ..."""
     import tokenizers
     import transformers
 
@@ -76,7 +76,7 @@ def write_base(folder: Path, state: State, tied: bool) -> Path:
 
 
 class ServedRun:
-    """A run of weight_v deltas on a model that vLLM can serve; `folders` holds each version's true folder."""
+    """A run of weight_v deltas on a model that engines can serve; `folders` holds each version's true folder."""
 
     def __init__(self, place: Path, tied: bool = False):
         self.place, self.tied, self.number = place, tied, 0
@@ -105,6 +105,7 @@ class Answer:
     logprobs: list[float]
     finish: str
     cached: int
+    version: str = ""
 
 
 def log_softmax(folder: Path, tokens: list[int]) -> np.ndarray:
@@ -133,31 +134,54 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Vllm:
-    """`vllm serve` on a folder; the port may be known before it starts."""
+class Engine:
+    """A server on a folder; the port may be known before it starts."""
+
+    name: str  # that of the hook and of the environment's variables
+    running: str  # a metric that grows as soon as a request runs
 
     def __init__(self, folder: Path, log: Path, *options: str, port: int = 0):
         self.port, self.log = port or free_port(), log
         self.url = f"http://127.0.0.1:{self.port}"
-        environment = {"PATH": f"{Path(PYTHON).parent}:{os.environ['PATH']}", "HOME": str(log.parent),
-                       "VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-                       "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-        command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", "m",
-                   "--host", "127.0.0.1", "--port", str(self.port), "--max-model-len", str(CONTEXT), "--enforce-eager",
-                   "--max-num-seqs", "8", "--enable-prompt-tokens-details", *options]
+        python = self.python()
+        environment = {"PATH": f"{Path(python).parent}:{os.environ['PATH']}", "HOME": str(log.parent),
+                       "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | self.environment()
+        command = [python, "-m", *self.command(folder), "--host", "127.0.0.1", "--port", str(self.port), *options]
         with open(log, "wb") as out:
             self.process = subprocess.Popen(command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL,
                                             stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        wait_until(self._has_started, START_LIMIT, lambda: f"a vLLM: {self.said()}", pause=0.5)
+        try:
+            wait_until(self._has_started, START_LIMIT, lambda: f"{self.name}: {self.said()}", pause=0.5)
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def python(cls) -> str:
+        return os.environ.get(f"WEIGHTFS_{cls.name.upper()}", "")
+
+    # What depends on the engine:
+
+    def environment(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def command(self, folder: Path) -> list[str]:
+        raise NotImplementedError
+
+    def ask(self, tokens: int = 24) -> Answer:
+        """The likeliest continuation of the prompt."""
+        raise NotImplementedError
+
+    # What does not:
 
     def _has_started(self) -> bool:
         if self.process.poll() is not None:
-            pytest.fail(f"vLLM ended: {self.said()}")
+            pytest.fail(f"{self.name} ended: {self.said()}")
         return self.is_healthy()
 
     def is_healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=30) as answer:
                 return answer.status == 200
         except OSError:
             return False
@@ -173,14 +197,6 @@ class Vllm:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise RuntimeError(f"{path}: {error.code} {error.read().decode()}") from error
-
-    def ask(self, tokens: int = 24) -> Answer:
-        """The likeliest continuation of the prompt."""
-        got = self.post("/v1/completions", {"model": "m", "prompt": PROMPT, "max_tokens": tokens, "temperature": 0,
-                                            "logprobs": 0, "ignore_eos": True, "return_token_ids": True})
-        choice, details = got["choices"][0], got["usage"]["prompt_tokens_details"]
-        return Answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"],
-                      details["cached_tokens"] if details else 0)
 
     def count(self, metric: str) -> float:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
@@ -202,17 +218,62 @@ class Vllm:
         self.process.wait(20)
 
 
+class Vllm(Engine):
+    name = "vllm"
+    running = "vllm:generation_tokens_total"
+
+    def environment(self):
+        return {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+    def command(self, folder):
+        """As `vllm serve`, which vllm-cpu 0.32 cannot start because it looks for a package of the name vllm."""
+        return ["vllm.entrypoints.openai.api_server", "--model", folder, "--served-model-name", "m", "--enforce-eager",
+                "--max-model-len", str(CONTEXT), "--max-num-seqs", "8", "--enable-prompt-tokens-details"]
+
+    def ask(self, tokens=24):
+        got = self.post("/v1/completions", {"model": "m", "prompt": PROMPT, "max_tokens": tokens, "temperature": 0,
+                                            "logprobs": 0, "ignore_eos": True, "return_token_ids": True})
+        choice, details = got["choices"][0], got["usage"]["prompt_tokens_details"]
+        return Answer(choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"],
+                      details["cached_tokens"] if details else 0)
+
+
+class Sglang(Engine):
+    """On a CPU, without kernels of its own where sglang_cpu/ has to stand in for them."""
+
+    name = "sglang"
+    running = "sglang:num_running_reqs{"
+
+    def environment(self):
+        return {"SGLANG_USE_CPU_ENGINE": "1", "PYTHONPATH": str(SGLANG_CPU)}
+
+    def command(self, folder):
+        return ["sglang.launch_server", "--model-path", folder, "--served-model-name", "m", "--device", "cpu",
+                "--attention-backend", "torch_native", "--sampling-backend", "pytorch", "--grammar-backend", "none",
+                "--disable-overlap-schedule", "--max-total-tokens", str(2 * CONTEXT), "--context-length",
+                str(CONTEXT), "--enable-metrics", "--skip-server-warmup"]
+
+    def ask(self, tokens=24):
+        wanted = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
+        got = self.post("/generate", {"input_ids": PROMPT, "sampling_params": wanted, "return_logprob": True})
+        meta = got["meta_info"]
+        logprobs, ids, _ = zip(*meta["output_token_logprobs"], strict=True)
+        return Answer(list(ids), list(logprobs), meta["finish_reason"]["type"], meta["cached_tokens"],
+                      meta["weight_version"])
+
+
 class Underway:
-    """A request whose answer takes seconds, of which some tokens are there already."""
+    """A request whose answer takes seconds, and which is being computed."""
 
-    TOKENS = CONTEXT - len(PROMPT)
+    TOKENS = CONTEXT // 2
 
-    def __init__(self, server: Vllm):
-        before = server.count("vllm:generation_tokens_total")
+    def __init__(self, server: Engine):
+        before = server.count(server.running)
         self._answers = []
         self._thread = threading.Thread(target=lambda: self._answers.append(server.ask(self.TOKENS)))
         self._thread.start()
-        wait_until(lambda: server.count("vllm:generation_tokens_total") > before + 100, what="no tokens")
+        wait_until(lambda: server.count(server.running) > before, what="no token")
 
     @property
     def is_done(self) -> bool:
