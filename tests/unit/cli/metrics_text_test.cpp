@@ -168,7 +168,7 @@ std::string family_of(const std::string& sample, const std::set<std::string>& hi
 
 TEST(MetricsText, FoldsOnlyWhereThereIsACache) {
   MountMetrics metrics = made();
-  EXPECT_EQ(metrics_text(metrics).find("fold"), std::string::npos);
+  EXPECT_EQ(metrics_text(metrics).find("weightfs_folds"), std::string::npos);
   metrics.folding = FoldingState{.path = "/c", .limit = 1000, .bytes = 70, .folds = 3, .in_use = 2, .made = 1};
   for (const char* line :
        {"weightfs_cache_bytes{mount=\"/mnt/q\"} 70", "weightfs_cache_limit_bytes{mount=\"/mnt/q\"} 1000",
