@@ -40,3 +40,5 @@ set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx2.cpp
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/codec/kernels_avx512.cpp
   ${CMAKE_SOURCE_DIR}/src/codec/kernels_block_avx512.cpp PROPERTIES
   COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mavx512vl;-mavx512dq;-mavx512vbmi;-mavx512vbmi2;-mbmi;-mbmi2;-mlzcnt;-mpopcnt")
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/common/xxh3_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2")
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/common/xxh3_avx512.cpp PROPERTIES COMPILE_OPTIONS "-mavx512f")

@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <array>
 
+#include "common/xxh3.h"
+
 namespace weightfs {
 namespace {
 
@@ -40,7 +42,7 @@ class Xxh3Hasher final : public Hasher {
  public:
   Xxh3Hasher() : state_(XXH3_createState()) { XXH3_128bits_reset(state_.get()); }
 
-  void update(Bytes bytes) override { XXH3_128bits_update(state_.get(), bytes.data(), bytes.size()); }
+  void update(Bytes bytes) override { xxh3_functions().update128(state_.get(), bytes.data(), bytes.size()); }
 
   std::string finish() override {
     XXH128_canonical_t canonical;
@@ -131,7 +133,7 @@ const Blake3Api& blake3() {
 
 }  // namespace
 
-uint64_t xxh3_64(Bytes bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+uint64_t xxh3_64(Bytes bytes) { return xxh3_functions().hash64(bytes.data(), bytes.size()); }
 
 std::string_view digest_name(DigestKind kind) { return info(kind).name; }
 
