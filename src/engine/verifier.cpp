@@ -96,19 +96,26 @@ Status Verifier::load_patches(size_t tensor, size_t step) {
   });
 }
 
-Status Verifier::compose_window(size_t tensor, size_t step, uint64_t first,
-                                std::vector<std::shared_ptr<Block>>& window) {
+Status Verifier::compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window,
+                                BlockDigests& digests) {
   return run_parallel(arena_, window.size(), [&](uint64_t i) -> Status {
     window[i] = pool_->take(block_size(tensor, first + i));
     counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
-    return composer_.compose(tensor, step, (first + i) * kBlockBytes, window[i]->bytes());
+    TRY(composer_.compose(tensor, step, (first + i) * kBlockBytes, window[i]->bytes()));
+    digests[first + i] = xxh3_64(window[i]->bytes());
+    return {};
   });
 }
 
-Status Verifier::compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks) {
+Status Verifier::compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks,
+                             BlockDigests& digests) {
   for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = pool_->take(block_size(tensor, i));
   counters_.blocks_decoded.fetch_add(blocks.size(), std::memory_order_relaxed);
-  return composer_.compose_all(tensor, step, blocks);
+  TRY(composer_.compose_all(tensor, step, blocks));
+  return run_parallel(arena_, blocks.size(), [&](uint64_t i) -> Status {
+    digests[i] = xxh3_64(blocks[i]->bytes());
+    return {};
+  });
 }
 
 Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t tensor, size_t step) {
@@ -128,11 +135,11 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t te
   for (uint64_t first = 0; first < blocks; first += window_blocks) {
     std::vector<std::shared_ptr<Block>> window(std::min(window_blocks, blocks - first));
     auto reservation = cache_.reserve(window.size() * kBlockBytes);
-    TRY(patch_by_patch ? compose_all(tensor, step, window) : compose_window(tensor, step, first, window));
+    TRY(patch_by_patch ? compose_all(tensor, step, window, *digests)
+                       : compose_window(tensor, step, first, window, *digests));
     if (keep) reservation.release();  // what goes into the cache counts there
     for (uint64_t i = 0; i < window.size(); ++i) {
       hasher->update(window[i]->bytes());
-      (*digests)[first + i] = xxh3_64(window[i]->bytes());
       if (keep) cache_.insert(key_of(tensor, step, first + i, CacheKind::kBlock), window[i], kBlockBytes);
     }
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine's small parts: cache, single flight, block memory, remembered failures, parallel loops.
+// The engine's small parts: cache, single flight, remembered failures, parallel loops.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -10,7 +10,6 @@
 #include <thread>
 #include <vector>
 
-#include "engine/block_pool.h"
 #include "engine/cache.h"
 #include "engine/engine.h"
 #include "engine/failures.h"
@@ -279,53 +278,6 @@ TEST(SingleFlight, AMovedLeaseIsReleasedOnce) {
     EXPECT_TRUE(second);
   }
   EXPECT_TRUE(flights.claim(key(1)));
-}
-
-// --- BlockPool ----------------------------------------------------------------------------------
-
-TEST(BlockPool, BlocksHaveTheSizeAskedForAndTheirOwnMemory) {
-  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
-  auto a = pool->take(kBlockBytes);
-  auto b = pool->take(5);
-  EXPECT_EQ(a->bytes().size(), kBlockBytes);
-  EXPECT_EQ(b->bytes().size(), 5u);
-  std::fill(a->bytes().begin(), a->bytes().end(), std::byte{1});
-  std::fill(b->bytes().begin(), b->bytes().end(), std::byte{2});
-  EXPECT_EQ(a->bytes().back(), std::byte{1});
-}
-
-TEST(BlockPool, MemoryIsUsedAgain) {
-  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
-  const std::byte* place = pool->take(1)->bytes().data();
-  EXPECT_EQ(pool->take(1)->bytes().data(), place);
-}
-
-TEST(BlockPool, ABlockMayOutliveTheLastOtherUserOfThePool) {
-  auto pool = std::make_shared<BlockPool>(kBlockBytes);
-  auto block = pool->take(9);
-  pool.reset();
-  block->bytes()[8] = std::byte{3};
-  block.reset();
-}
-
-TEST(BlockPool, ThreadsNeverShareABlock) {
-  const auto pool = std::make_shared<BlockPool>(kBlockBytes);
-  std::atomic<int> wrong{0};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 8; ++t) {
-    threads.emplace_back([&, t] {
-      for (int i = 0; i < 500; ++i) {
-        std::vector<std::shared_ptr<Block>> held;
-        for (int n = 0; n < 6; ++n) {
-          held.push_back(pool->take(64));
-          std::fill(held.back()->bytes().begin(), held.back()->bytes().end(), static_cast<std::byte>(t));
-        }
-        for (const auto& block : held) wrong += block->bytes()[63] != static_cast<std::byte>(t);
-      }
-    });
-  }
-  for (auto& thread : threads) thread.join();
-  EXPECT_EQ(wrong, 0);
 }
 
 // --- Failures, run_parallel ---------------------------------------------------------------------
