@@ -106,8 +106,10 @@ void on_init(void* userdata, fuse_conn_info* connection) {
   const std::lock_guard lock(context.mutex);
   Negotiated& negotiated = context.negotiated;
   connection->max_read = negotiated.max_read = kMaxRead;  // must equal the mount option
-  connection->max_background = negotiated.max_background = 64;
-  connection->congestion_threshold = negotiated.congestion_threshold = 48;
+  // Beyond the threshold the kernel stops reading ahead, in the middle of a window whose pages it has made already and
+  // throws away: sixteen readers with 4 MiB each must stay below.
+  connection->max_background = negotiated.max_background = 256;
+  connection->congestion_threshold = negotiated.congestion_threshold = 192;
   negotiated.max_readahead = connection->max_readahead;
   negotiated.protocol_major = connection->proto_major;
   negotiated.protocol_minor = connection->proto_minor;

@@ -131,7 +131,7 @@ TEST_F(Command, TellsTheStateOfItsMount) {
   EXPECT_EQ(document["mount_point"], point_);
   EXPECT_EQ(document["versions"].size(), 3u);
   EXPECT_EQ(document["kernel"]["max_read"], 1 << 20);
-  EXPECT_EQ(document["kernel"]["max_background"], 64);
+  EXPECT_EQ(document["kernel"]["max_background"], 256);
   EXPECT_TRUE(document["kernel"]["protocol"].get<std::string>().starts_with("7."));
   const auto info = read_file(point_ + "/.weightfs/versions/" + run_.names()[1] + "/info.json");
   EXPECT_EQ(nlohmann::json::parse(info)["name"], run_.names()[1]);
