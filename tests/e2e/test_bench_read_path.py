@@ -73,7 +73,7 @@ def test_other_series_are_there(smoke, can_warm):
     assert all(0 < row["p50_us"] <= row["p99_us"] for row in rows(report, "latency"))
     loaders = {"load_file", "safe_open_clone", "transformers"}
     assert loaders <= {row["method"] for row in rows(report, "loaders")}
-    assert {row["what"] for row in rows(report, "loaders")} == {"plain", "cold"} | ({"memory"} if can_warm else set())
+    assert {row["what"] for row in rows(report, "loaders")} == {"plain", "cold", "warm-on-open"} | ({"memory"} if can_warm else set())
     steps = {"apply", "apply + load", "mount + load"} | ({"mount + warm", "mount + warm + load"} if can_warm else set())
     assert {row["what"] for row in rows(report, "apply")} == steps
 
@@ -103,8 +103,9 @@ def test_the_chains_end_in_the_plain_files(smoke, tmp_path):
     assert 0.025 < share < 0.031 and 0.009 < report["models"]["main"]["changed_share"] < 0.0101
 
 
+@pytest.mark.parametrize("options", [(), ("--by-file",)], ids=["extents", "by-file"])
 @pytest.mark.parametrize("readers", [1, 2, 5])
-def test_the_reader_reads_every_byte_once(tmp_path, readers):
+def test_the_reader_reads_every_byte_once(tmp_path, readers, options):
     rng = np.random.default_rng(1)
     files, words, touched = [], 0, 0
     for number, size in enumerate((0, 1, 4095, 4096, 5 << 20, (17 << 20) + 13)):
@@ -115,7 +116,7 @@ def test_the_reader_reads_every_byte_once(tmp_path, readers):
         touched += int(data[::4096].sum(dtype=np.uint64))
     for method in (*METHODS, "fill-memcpy"):
         expected = touched if method == "mmap-touch" else words % 2**64
-        done = read(method, readers, *files)
+        done = read(method, readers, *files, options=options)
         assert (done["method"], done["readers"], done["sum"]) == (method, readers, expected)
         assert done["bytes"] == sum(path.stat().st_size for path in files)
         assert done["gb_per_s"] == pytest.approx(done["bytes"] / done["seconds"] / 1e9, rel=0.01)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads files with several threads in one way and prints how long that took, as one line of JSON.
 //
-//   weightfs_reader --method METHOD --readers N [--files one|all] [--sum] [--refill] FILE...
+//   weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--sum] [--refill] FILE...
 //
 //   pread        pieces of 1 MiB into a buffer of the thread
 //   direct       O_DIRECT, pieces of 4 MiB into an aligned buffer; what is no whole page at a file's end by pread
@@ -11,9 +11,10 @@
 //
 // One file (--files one drops the others) is cut into a contiguous part for each reader.  Several are cut into extents
 // of an eighth of a reader's share, 4 to 64 MiB; each reader takes the next one from a common counter.  Cuts are
-// multiples of 4 MiB.  Threads run and their buffers have been touched before the clock starts; opening and mapping are
-// inside it, but fill-memcpy's sources are mapped and populated before.  --sum adds the sum of the 64-bit words, or of
-// the touched bytes, modulo 2^64, and the time for it (not with fill-memcpy).
+// multiples of 4 MiB.  With --by-file each reader takes a whole file at a time, as loaders with a thread a shard do.
+// Threads run and their buffers have been touched before the clock starts; opening and mapping are inside it, but
+// fill-memcpy's sources are mapped and populated before.  --sum adds the sum of the 64-bit words, or of the touched
+// bytes, modulo 2^64, and the time for it (not with fill-memcpy).
 #include <fcntl.h>
 #include <getopt.h>
 #include <sys/mman.h>
@@ -45,7 +46,7 @@ constexpr std::string_view kMethods[] = {"pread", "direct", "mmap-touch", "mmap-
 struct Options {
   std::string_view method;
   unsigned readers = 1;
-  bool sum = false, refill = false;
+  bool sum = false, refill = false, by_file = false;
   std::vector<std::string> paths;
 };
 
@@ -66,16 +67,21 @@ struct Extent {
 }
 
 [[noreturn]] void usage() {
-  fputs("usage: weightfs_reader --method METHOD --readers N [--files one|all] [--sum] [--refill] FILE...\n", stderr);
+  fputs("usage: weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--sum] [--refill] FILE...\n",
+        stderr);
   exit(2);
 }
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 Options parse(int argc, char** argv) {
-  static const option kOptions[] = {{"method", 1, nullptr, 'm'}, {"readers", 1, nullptr, 'n'},
-                                    {"files", 1, nullptr, 'f'},  {"sum", 0, nullptr, 's'},
-                                    {"refill", 0, nullptr, 'r'}, {}};
+  static const option kOptions[] = {{"method", 1, nullptr, 'm'},
+                                    {"readers", 1, nullptr, 'n'},
+                                    {"files", 1, nullptr, 'f'},
+                                    {"sum", 0, nullptr, 's'},
+                                    {"refill", 0, nullptr, 'r'},
+                                    {"by-file", 0, nullptr, 'b'},
+                                    {}};
   Options options;
   bool one = false;
   for (int option; (option = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
@@ -84,6 +90,7 @@ Options parse(int argc, char** argv) {
     if (option == 'f') one = std::string_view(optarg) == "one";
     if (option == 's') options.sum = true;
     if (option == 'r') options.refill = true;
+    if (option == 'b') options.by_file = true;
     if (option == '?') usage();
   }
   options.paths.assign(argv + optind, argv + argc);
@@ -122,11 +129,13 @@ std::vector<File> open_all(const Options& options) {
   return files;
 }
 
-std::vector<Extent> cut(const std::vector<File>& files, unsigned readers) {
+std::vector<Extent> cut(const std::vector<File>& files, unsigned readers, bool by_file) {
   uint64_t total = 0;
   for (const File& file : files) total += file.size;
   const uint64_t share = std::max<uint64_t>((total + readers - 1) / readers, 1);
-  const uint64_t step = files.size() == 1 ? round_up(share, kCut) : std::min(round_up(share / 8 + 1, kCut), 16 * kCut);
+  const uint64_t step = by_file             ? total
+                        : files.size() == 1 ? round_up(share, kCut)
+                                            : std::min(round_up(share / 8 + 1, kCut), 16 * kCut);
   std::vector<Extent> extents;
   for (const File& file : files) {
     for (uint64_t at = 0; at < file.size; at += step) extents.push_back({&file, at, std::min(at + step, file.size)});
@@ -217,7 +226,7 @@ Pass run(const Options& options, std::vector<File>& files, std::byte* filled) {
   ready.wait();
   const auto start = std::chrono::steady_clock::now();
   if (filled == nullptr) files = open_all(options);
-  extents = cut(files, options.readers);
+  extents = cut(files, options.readers, options.by_file);
   go.count_down();
   for (std::thread& thread : threads) thread.join();
   Pass pass{std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()};

@@ -66,6 +66,7 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--readers", type=numbers, default=[1, 4, 16], help="numbers of threads (default: 1,4,16)")
     parser.add_argument("--sources", type=words, default=list(SOURCES), help=f"of {','.join(SOURCES)}")
     parser.add_argument("--files", choices=["one", "all"], default="all", help="read the first shard, or all")
+    parser.add_argument("--by-file", action="store_true", help="each reader takes whole shards, as loaders do")
     parser.add_argument("--runs", type=int, default=5, help="samples of each row (default: 5)")
     parser.add_argument("--keep", type=Path, help="make the models in this folder and keep them, or use those there")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the results (default: this one)")
@@ -148,7 +149,7 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
             samples = Samples(model.name)
             chosen = chosen_series(arguments, model, samples, warm)
             bench = series.Bench(model, samples, point, arguments.methods, arguments.readers, arguments.files,
-                                 tuple(arguments.sources))
+                                 tuple(arguments.sources), by_file=arguments.by_file)
             measure(bench, chosen, worker, arguments.runs, warm,
                     lambda runs, model=model, samples=samples: output.save(model, samples, runs))
     print(report.markdown(output.report))

@@ -48,14 +48,15 @@ class Bench:
     files: str = "all"
     sources: tuple[str, ...] = SOURCES
     warm_threads: int = os.cpu_count() or 1
+    by_file: bool = False  # each reader takes whole shards
 
     def mount(self, source: str, *options: str) -> Mounted:
         base = self.model.base if source == "weight_v" else None
         return Mounted(self.model.folder / source, base, self.point, *options)
 
-    def mount_for_memory(self, source: str) -> Mounted:
+    def mount_for_memory(self, source: str, *options: str) -> Mounted:
         """Room for a version and for whatever else the daemon keeps."""
-        return self.mount(source, "--memory", f"{self.model.bytes * 3 // 2 + (512 << 20)}")
+        return self.mount(source, "--memory", f"{self.model.bytes * 3 // 2 + (512 << 20)}", *options)
 
     def version(self, depth: int) -> Path:
         return self.point / version_name(depth)
@@ -87,7 +88,9 @@ class Bench:
              content: int | None = None) -> None:
         """Reads a folder and notes it; while warming up the bytes are checked against those of depth `content`."""
         key = Key(series, "", source, depth, method, readers)
-        options = ["--files", self.files] + (["--sum"] if self.samples.warming else [])
+        options = ["--files", self.files]
+        options += ["--by-file"] if self.by_file else []
+        options += ["--sum"] if self.samples.warming else []
         try:
             done = read(method, readers, shards_of(folder), *options)
         except Failed as error:
