@@ -72,7 +72,8 @@ void add_mount_kernel(CLI::App& app, MountOptions& mount) {
 void add_mount_streams(CLI::App& app, MountOptions& mount) {
   app.add_option("--warm-on-open", mount.warm_on_open,
                  "For a file that is read from front to back. stream (default): put\nwhat comes next into the page "
-                 "cache; memory: decode the whole file\ninto memory, if --memory has room; off: nothing")
+                 "cache; memory: decode its version into\nmemory, the next files first, as far as --memory has room; "
+                 "off: nothing")
       ->check(CLI::IsMember({"off", "stream", "memory"}).description(""))
       ->type_name("off|stream|memory")
       ->group("Kernel");

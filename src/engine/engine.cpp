@@ -112,7 +112,9 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
         verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.arena, shared.threads, shared.blocks),
         native_(*snapshot_, shared.cache, shared.counters, shared.arena, shared.verify, shared.units,
                 shared.large_units, shared.folds),
-        filler_(make_filler()) {}
+        filler_(make_filler()) {
+    if (snapshot_->is_native()) shared.units->prepare();  // the first reads are those of headers
+  }
 
   const Snapshot& snapshot() const { return *snapshot_; }
   /// Keeps this engine alive.
@@ -346,8 +348,8 @@ Status Engine::warm(size_t ordinal) { return shared_->warmer.start(impl_->filler
 WarmStatus Engine::wait_until_warm(size_t ordinal, std::chrono::milliseconds limit) {
   return shared_->warmer.wait(*impl_->filler(), ordinal, limit);
 }
-bool Engine::warm_file(size_t ordinal, size_t entry) {
-  return shared_->warmer.start_file(impl_->filler(), {ordinal, entry});
+bool Engine::warm_from(size_t ordinal, size_t entry) {
+  return shared_->warmer.start_from(impl_->filler(), {ordinal, entry});
 }
 void Engine::cancel_warming(size_t ordinal) { shared_->warmer.cancel(ordinal); }
 void Engine::drop_warm(size_t ordinal) { shared_->warmer.drop(ordinal); }

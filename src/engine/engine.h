@@ -120,8 +120,9 @@ class Engine {
   Status warm(size_t ordinal);
   /// Returns when the version is warm, or will not be, or the time is over.
   WarmStatus wait_until_warm(size_t ordinal, std::chrono::milliseconds limit);
-  /// The same for one file, if there is memory for it right now; false when nothing will come of it.
-  bool warm_file(size_t ordinal, size_t entry);
+  /// The same where a file is being read already: of its version what comes after it first, and only what there is
+  /// memory for right now; false when nothing will come of it.
+  bool warm_from(size_t ordinal, size_t entry);
   void cancel_warming(size_t ordinal);
   void drop_warm(size_t ordinal);
   WarmStatus warm_status(size_t ordinal) const;

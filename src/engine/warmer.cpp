@@ -96,6 +96,19 @@ bool Warmer::start_file(const Source& source, const VersionFile& file) {
   return true;
 }
 
+bool Warmer::start_from(const Source& source, const VersionFile& file) {
+  auto files = source->files(file.ordinal);
+  const auto found = std::find(files.begin(), files.end(), file);
+  if (found == files.end()) return false;
+  std::rotate(files.begin(), found + 1, files.end());
+  bool begun = false;
+  for (uint64_t bytes = 0; const VersionFile& each : files) {
+    if ((bytes += source->size_of(each)) > cache_.most_set_aside()) break;
+    begun = start_file(source, each) || begun;
+  }
+  return begun;
+}
+
 /// Needs mutex_.
 void Warmer::enqueue(std::shared_ptr<Job> job) {
   queue_.push_back(std::move(job));

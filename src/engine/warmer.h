@@ -57,6 +57,9 @@ class Warmer {
   /// The same for one file, and only if there is memory for it now: nobody waits for it.  False when it is known
   /// already that nothing will come of it.
   bool start_file(const Source& source, const VersionFile& file);
+  /// start_file() of all files of its version, as far as the whole budget would hold them: first those after it, in the
+  /// order in which loaders take them, and last itself, which somebody is reading already.
+  bool start_from(const Source& source, const VersionFile& file);
   /// Stops; what is there already stays, and start() goes on from it.
   void cancel(size_t ordinal);
   /// Stops and gives the memory back, of files that are in use when their last reader is done.

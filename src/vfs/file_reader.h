@@ -24,7 +24,8 @@ class FileReader {
   /// none.  What it holds stays the same while anybody holds the answer or has the file open.  Fails when a file on
   /// disk has changed since it was admitted.
   virtual Result<LentFile> lend(size_t /*version*/, size_t /*entry*/) { return LentFile(); }
-  /// Begins to decode the whole file into memory, if there is room; false when nothing will come of it.
+  /// Somebody reads this file from front to back: begins to decode its version into memory, what comes after it first,
+  /// as far as there is room; false when nothing will come of it.
   virtual bool warm(size_t /*version*/, size_t /*entry*/) { return false; }
 };
 

@@ -24,7 +24,7 @@ class EngineReader final : public FileReader {
     return file->lend();
   }
   bool warm(size_t version, size_t entry) override {
-    return versions_[version].engine->warm_file(versions_[version].ordinal, entry);
+    return versions_[version].engine->warm_from(versions_[version].ordinal, entry);
   }
 
  private:

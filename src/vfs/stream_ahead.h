@@ -29,8 +29,8 @@ class StreamAhead {
     std::function<size_t(NodeId node, uint64_t offset, MutableBytes out)> read;
     /// Puts bytes into the page cache of a file; false when that cannot be done.
     std::function<bool(NodeId node, uint64_t offset, Bytes bytes)> store;
-    /// A file is being read from front to back; called once each time it is opened by somebody first.  True when it
-    /// is taken care of in another way.
+    /// A file is being read from front to back; called once each time it is opened by somebody first.  True when it,
+    /// and what will be read after it, is taken care of in another way.
     std::function<bool(NodeId node)> found = [](NodeId) { return false; };
   };
 

@@ -173,6 +173,32 @@ def test_memory_mode_decodes_a_file_that_is_streamed(open_large, large):
         assert mounted.counters()["reads"] == before
 
 
+def test_memory_mode_has_the_other_shards_warm_for_a_loader_that_takes_them_in_turn(tmp_path, mount):
+    many = make_large(tmp_path, shards=4)
+    name = many.names[0]
+    mounted = many.mount(mount, "--warm-on-open=memory")
+    shards = sorted((mounted / name).glob("*.safetensors"))
+    assert len(shards) == 4
+
+    def served_by():
+        return {file["path"]: file["served_by"] for file in state_of(mounted, name)["files"]}
+
+    with open(shards[1], "rb", buffering=0) as file:
+        read_in_order(file, (many.folders[name] / shards[1].name).read_bytes())
+        wait_for(lambda: all(served_by()[shard.name] == "memory" for shard in shards if shard != shards[1]), "the others")
+    before = mounted.counters()["reads"]
+    for shard in [shards[2], shards[3], shards[0]]:
+        with open(shard, "rb", buffering=0) as file:
+            read_in_order(file, (many.folders[name] / shard.name).read_bytes())
+    if kernel(mounted)["passthrough"] == "on":
+        assert mounted.counters()["reads"] == before, "a shard was decoded for its reader"
+    wait_for(lambda: served_by()[shards[1].name] == "memory", "the one that was read first")
+    assert mounted.status()["memory"]["warm"] >= sum(shard.stat().st_size for shard in shards)
+    assert all(file["served_by"] != "memory" for file in state_of(mounted, many.names[1])["files"])
+    assert_reads(mounted / name, many.folders[name])
+    assert_no_errors(mounted)
+
+
 def test_memory_mode_without_room_streams(open_large):
     mounted, path, content = open_large("--warm-on-open=memory", "--memory=32M")
     with open(path, "rb", buffering=0) as file:

@@ -105,11 +105,11 @@ def make_chain(kind: str, folder: Path) -> Chain:
     return Chain(source, base, folders)
 
 
-def make_large(folder: Path, tensors: int = 24, rows: int = 2048) -> Chain:
-    """weight_v, one file, tensors of 4 MiB; two versions."""
+def make_large(folder: Path, tensors: int = 24, rows: int = 2048, shards: int = 1) -> Chain:
+    """weight_v, one file unless more `shards` are wanted, tensors of 4 MiB; two versions."""
     rng = np.random.default_rng(73)
     state = make_state({f"model.layers.{i}.weight": (rows, 1024) for i in range(tensors)})
-    base = write_model(folder / "base", state, 1, {"model_type": "test"})
+    base = write_model(folder / "base", state, shards, {"model_type": "test"})
     writer = weight_v.WeightVWriter(folder / "source", state)
     for _ in range(2):
         state = next_state(state, rng)

@@ -193,14 +193,28 @@ TEST_F(WarmRun, ReadersSeeTheRightBytesWhateverIsWarmedMeanwhile) {
   EXPECT_EQ(wrong, 0);
 }
 
-TEST_F(WarmRun, AFileAloneIsWarmedWhileThereIsRoom) {
+TEST_F(WarmRun, WhoReadsAFileFindsTheOthersOfItsVersionWarmAndThenItself) {
   open(1u << 30);
-  EXPECT_TRUE(engine_->warm_file(1, entry(1)));
-  EXPECT_TRUE(engine_->warm_file(1, entry(1))) << "asked for already";
-  for (int i = 0; i < 5000 && !engine_->lend_warm(1, entry(1)); ++i) ::usleep(1000);
-  EXPECT_NE(engine_->lend_warm(1, entry(1)), nullptr);
-  EXPECT_EQ(engine_->lend_warm(1, entry(0)), nullptr);
-  EXPECT_FALSE(engine_->warm_file(0, entry(1))) << "the base's files lie on disk";
+  EXPECT_TRUE(engine_->warm_from(1, entry(1)));
+  EXPECT_TRUE(engine_->warm_from(1, entry(1))) << "asked for already";
+  for (int i = 0; i < 5000 && !engine_->is_warm(1, entry(1)); ++i) ::usleep(1000);
+  EXPECT_TRUE(engine_->is_warm(1, entry(1)));
+  EXPECT_TRUE(engine_->is_warm(1, entry(0))) << "it comes before the one that is read already";
+  EXPECT_FALSE(engine_->is_warm(2, entry(0)));
+  EXPECT_FALSE(engine_->is_warm(2, entry(1)));
+  EXPECT_EQ(engine_->status().memory_warm, version_bytes());
+  EXPECT_FALSE(engine_->warm_from(0, entry(1))) << "the base's files lie on disk";
+  expect_right(1);
+}
+
+TEST_F(WarmRun, OfAVersionThatDoesNotFitWhatComesNextIsWarmed) {
+  open(160 * kMega);
+  engine_ = std::make_unique<Engine>(snapshot_, EngineOptions{2 * version_bytes() - 4096, 4, true});
+  EXPECT_TRUE(engine_->warm_from(1, entry(0)));
+  for (int i = 0; i < 5000 && !engine_->is_warm(1, entry(1)); ++i) ::usleep(1000);
+  EXPECT_TRUE(engine_->is_warm(1, entry(1)));
+  EXPECT_FALSE(engine_->is_warm(1, entry(0)));
+  EXPECT_LE(engine_->status().memory_warm, engine_->status().memory_budget);
   expect_right(1);
 }
 
