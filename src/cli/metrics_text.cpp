@@ -144,11 +144,13 @@ void add_memory(Exposition& out, const MountMetrics& metrics) {
   out.counter("cache_misses_total", "Blocks, and segments of patches, that were decoded; for warming too.")
       .sample({{"kind", "block"}}, engine.blocks_decoded)
       .sample({{"kind", "segment"}}, engine.segments_decoded);
-  out.counter("cache_evictions_total", "Blocks and patches that made room for others.").sample({}, engine.evictions);
+  out.counter("cache_evictions_total", "Blocks, patches and indices that made room for others.")
+      .sample({}, engine.evictions);
   out.gauge("memory_bytes",
-            "Parts of the memory budget in use: cached blocks and patches, reads in flight, warm versions.")
+            "Parts of the memory budget in use: cached blocks, patches and indices, reads in flight, warm versions.")
       .sample({{"part", "blocks"}}, engine.memory_blocks)
       .sample({{"part", "patches"}}, engine.memory_patches)
+      .sample({{"part", "indices"}}, engine.memory_indices)
       .sample({{"part", "in_flight"}}, engine.memory_in_flight)
       .sample({{"part", "warm"}}, engine.memory_warm);
   out.gauge("memory_budget_bytes", "What --memory allows.").sample({}, engine.memory_budget);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "delta/index_heads.h"
 #include "model/tree_layout.h"
 
 namespace weightfs::cli {
@@ -41,7 +42,7 @@ class Contents {
     return std::binary_search(touched_.begin(), touched_.end(), static_cast<uint32_t>(object));
   }
 
-  Result<Json> tensor_object(size_t number) const {
+  Result<Json> tensor_object(size_t number) {
     const TreeObject& object = tree_.objects()[number];
     return Json{
         {"name", object.info.name},           {"dtype", dtype_name(object.info.dtype)},
@@ -51,7 +52,7 @@ class Contents {
     };
   }
 
-  Result<Json> file_object(size_t number) const {
+  Result<Json> file_object(size_t number) {
     const TreeObject& object = tree_.objects()[number];
     return Json{{"path", tree_.files()[object.file].path},
                 {"bytes", object.bytes},
@@ -59,10 +60,10 @@ class Contents {
                 {"change", TRY(change_object(number))}};
   }
 
-  Result<Json> change_object(size_t number) const {
+  Result<Json> change_object(size_t number) {
     if (!touched(number)) return Json(nullptr);
     const TreeObject& object = tree_.objects()[number];
-    const auto change = TRY(link_->delta->change(tree_, number));
+    const auto change = TRY(link_->delta->change(tree_, number, heads_));
     const uint64_t bytes = std::min(change.changed * object.element_bytes, object.bytes);
     const bool whole_elements =
         !object.tensor || dtype_bits(object.info.dtype) == object.element_bytes * 8 || bytes == object.bytes;
@@ -96,6 +97,7 @@ class Contents {
   const TreeLayout& tree_;
   const NativeLink* link_;  // null: a base that lies on disk
   std::vector<uint32_t> touched_;
+  LastIndexHead heads_;
 };
 
 }  // namespace

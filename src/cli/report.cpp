@@ -196,9 +196,10 @@ Json counters_object(const EngineStatus& engine, const IoCounters& io) {
 
 Json memory_object(const EngineStatus& engine) {
   return {
-      {"budget", engine.memory_budget},   {"used", engine.memory_used},           {"blocks", engine.memory_blocks},
-      {"patches", engine.memory_patches}, {"in_flight", engine.memory_in_flight}, {"warm", engine.memory_warm},
-      {"warm_pages", engine.warm_pages},  {"evictions", engine.evictions},        {"rss", resident_memory()},
+      {"budget", engine.memory_budget},   {"used", engine.memory_used},       {"blocks", engine.memory_blocks},
+      {"patches", engine.memory_patches}, {"indices", engine.memory_indices}, {"in_flight", engine.memory_in_flight},
+      {"warm", engine.memory_warm},       {"warm_pages", engine.warm_pages},  {"evictions", engine.evictions},
+      {"rss", resident_memory()},
   };
 }
 

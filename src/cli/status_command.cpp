@@ -156,10 +156,11 @@ class StatusPrinter {
     const double share = std::min(1.0, static_cast<double>(value("used")) / static_cast<double>(budget));
     const auto filled = static_cast<size_t>(share * kBar);
     line("memory",
-         fmt::format("[{}{}] {} of {}: blocks {}, patches {}; in flight {}; {} evictions; process {}",
+         fmt::format("[{}{}] {} of {}: blocks {}, patches {}, indices {}; in flight {}; {} evictions; process {}",
                      std::string(filled, '#'), std::string(kBar - filled, '-'), human_bytes(value("used")),
                      human_bytes(budget), human_bytes(value("blocks")), human_bytes(value("patches")),
-                     human_bytes(value("in_flight")), grouped(value("evictions")), human_bytes(value("rss"))));
+                     human_bytes(value("indices")), human_bytes(value("in_flight")), grouped(value("evictions")),
+                     human_bytes(value("rss"))));
   }
 
   void cache() {

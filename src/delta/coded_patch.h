@@ -12,6 +12,8 @@
 
 namespace weightfs {
 
+class IndexHeads;
+
 /// One block that a native delta touches.
 struct CodedBlock {
   uint64_t index = 0;   ///< block number in the object
@@ -53,8 +55,8 @@ class CodedPatch : public Patch {
   virtual uint64_t block_bytes() const = 0;
   /// False: there is nothing below it, so that every block of the object is touched and needs no parent.
   virtual bool has_parent() const = 0;
-  /// Reads the object's part of the index.
-  virtual Result<std::shared_ptr<const BlockTable>> load_table() const = 0;
+  /// Reads the object's part of the index, by way of the head that `heads` keep.
+  virtual Result<std::shared_ptr<const BlockTable>> load_table(IndexHeads& heads) const = 0;
   /// The same, at the first call only, where finding the patch meant reading that part already; else null.
   virtual std::shared_ptr<const BlockTable> take_table() const { return nullptr; }
   /// Decodes one block of the table into `out` (its whole length).  `parent` holds the parent's bytes of that

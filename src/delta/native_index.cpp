@@ -92,7 +92,7 @@ IndexReader::IndexReader(std::shared_ptr<FileSource> source, const NativeManifes
       block_bytes_(manifest.block_bytes),
       payload_bytes_(payload_bytes) {}
 
-Result<IndexHead> IndexReader::read_head() const {
+Result<std::shared_ptr<const IndexHead>> IndexReader::read_head() const {
   std::vector<std::byte> bytes(range_.head);
   TRY(source_->read_at(range_.at, bytes));
   const std::string where = fmt::format("{}: head of the index, at byte {}", quote(source_->name()), range_.at);
@@ -102,20 +102,13 @@ Result<IndexHead> IndexReader::read_head() const {
   if (head->changed != changed_.value_or(kUnknownChanged)) {
     return bad(fmt::format("{}: {} changed elements are not what the manifest says", where, head->changed));
   }
-  return head;
+  return std::make_shared<const IndexHead>(std::move(*head));
 }
 
-Result<std::shared_ptr<const IndexHead>> IndexReader::head() const {
-  const std::scoped_lock lock(mutex_);
-  if (!head_) head_ = std::make_shared<const IndexHead>(TRY(read_head()));
-  return head_;
-}
-
-Result<std::shared_ptr<const IndexHead>> IndexReader::head_for(const TreeLayout& tree) const {
-  auto head = TRY(this->head());
-  if (head->objects == tree.objects().size()) return head;
+Status IndexReader::check_for(const IndexHead& head, const TreeLayout& tree) const {
+  if (head.objects == tree.objects().size()) return {};
   return bad(fmt::format("{}: the index is for a tree of {} objects, this version's has {}", quote(source_->name()),
-                         head->objects, tree.objects().size()));
+                         head.objects, tree.objects().size()));
 }
 
 Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
@@ -143,22 +136,23 @@ Result<std::vector<IndexRecord>> IndexReader::search(const IndexHead& head, uint
   return found;
 }
 
-Result<std::vector<IndexRecord>> IndexReader::find(const TreeLayout& tree, size_t object) const {
-  return search(*TRY(head_for(tree)), static_cast<uint32_t>(object), shapes_of(tree));
+Result<std::vector<IndexRecord>> IndexReader::find(const IndexHead& head, const TreeLayout& tree, size_t object) const {
+  TRY(check_for(head, tree));
+  return search(head, static_cast<uint32_t>(object), shapes_of(tree));
 }
 
-Result<std::vector<IndexRecord>> IndexReader::find_again(uint32_t object, const ObjectShape& shape) const {
-  return search(*TRY(head()), object,
-                [&](uint32_t other) { return other == object ? std::optional(shape) : std::nullopt; });
+Result<std::vector<IndexRecord>> IndexReader::find_again(const IndexHead& head, uint32_t object,
+                                                         const ObjectShape& shape) const {
+  return search(head, object, [&](uint32_t other) { return other == object ? std::optional(shape) : std::nullopt; });
 }
 
-Result<std::vector<uint32_t>> IndexReader::touched(const TreeLayout& tree) const {
-  const auto head = TRY(head_for(tree));
+Result<std::vector<uint32_t>> IndexReader::touched(const IndexHead& head, const TreeLayout& tree) const {
+  TRY(check_for(head, tree));
   const ShapeOf shapes = shapes_of(tree);
   std::vector<uint32_t> objects;
   uint64_t payload_end = 0;
-  for (size_t i = 0; i < head->groups.size(); ++i) {
-    for (const IndexRecord& record : TRY(read_group(*head, i, shapes))) {
+  for (size_t i = 0; i < head.groups.size(); ++i) {
+    for (const IndexRecord& record : TRY(read_group(head, i, shapes))) {
       if (record.blocks.front().offset < payload_end) {
         return bad(
             fmt::format("{}: group {} of the index: its payload overlaps the one before", quote(source_->name()), i));
@@ -167,9 +161,9 @@ Result<std::vector<uint32_t>> IndexReader::touched(const TreeLayout& tree) const
       if (objects.empty() || objects.back() != record.object) objects.push_back(record.object);
     }
   }
-  if (objects.size() == head->touched) return objects;
+  if (objects.size() == head.touched) return objects;
   return bad(fmt::format("{}: the index holds {} objects and claims {}", quote(source_->name()), objects.size(),
-                         head->touched));
+                         head.touched));
 }
 
 }  // namespace weightfs

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -79,27 +78,29 @@ struct IndexBounds {
 Result<std::vector<IndexRecord>> parse_index_group(Bytes group, const IndexHead& head, size_t number,
                                                    const IndexBounds& bounds);
 
-/// Searches the index in a payload file.  The head is read and checked when it is first needed, and kept; a
-/// group is read whenever it is needed.  Thread-safe.
+/// Searches the index in a payload file.  Nothing of it is kept: the head is read and checked by read_head(), for the
+/// caller to keep, and a group whenever it is needed.  Immutable, hence thread-safe.
 class IndexReader {
  public:
   /// `payload_bytes`: size of the blocks address space.
   IndexReader(std::shared_ptr<FileSource> source, const NativeManifest& manifest, uint64_t payload_bytes);
 
+  Result<std::shared_ptr<const IndexHead>> read_head() const;
+  /// Bytes of memory that the head takes.
+  uint64_t head_cost() const { return sizeof(IndexHead) + range_.head; }
+
   /// Records of one object of the version's tree; none when it is untouched.  All of each group that is read
   /// is checked against the tree.
-  Result<std::vector<IndexRecord>> find(const TreeLayout& tree, size_t object) const;
+  Result<std::vector<IndexRecord>> find(const IndexHead& head, const TreeLayout& tree, size_t object) const;
   /// The same for an object that find() has been asked for before: needs no tree.
-  Result<std::vector<IndexRecord>> find_again(uint32_t object, const ObjectShape& shape) const;
+  Result<std::vector<IndexRecord>> find_again(const IndexHead& head, uint32_t object, const ObjectShape& shape) const;
   /// Objects that have records, ascending.  Reads and checks the whole index, also that no two payloads overlap.
-  Result<std::vector<uint32_t>> touched(const TreeLayout& tree) const;
+  Result<std::vector<uint32_t>> touched(const IndexHead& head, const TreeLayout& tree) const;
 
  private:
   using ShapeOf = std::function<std::optional<ObjectShape>(uint32_t)>;
 
-  Result<std::shared_ptr<const IndexHead>> head() const;
-  Result<std::shared_ptr<const IndexHead>> head_for(const TreeLayout& tree) const;
-  Result<IndexHead> read_head() const;
+  Status check_for(const IndexHead& head, const TreeLayout& tree) const;
   Result<std::vector<IndexRecord>> read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
                                               std::optional<uint32_t> only = {}) const;
   Result<std::vector<IndexRecord>> search(const IndexHead& head, uint32_t object, const ShapeOf& shape) const;
@@ -109,8 +110,6 @@ class IndexReader {
   std::optional<uint64_t> changed_;
   uint64_t block_bytes_;
   uint64_t payload_bytes_;
-  mutable std::mutex mutex_;                       // guards head_
-  mutable std::shared_ptr<const IndexHead> head_;  // null until it is needed
 };
 
 }  // namespace weightfs

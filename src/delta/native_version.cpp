@@ -13,6 +13,7 @@
 #include "common/checked.h"
 #include "common/digest.h"
 #include "common/text.h"
+#include "delta/index_heads.h"
 #include "delta/native_index.h"
 #include "delta/native_layout.h"
 
@@ -66,7 +67,12 @@ struct Coded {
   std::unique_ptr<IndexReader> index;
   PayloadFiles payload;
   uint64_t block_bytes = 0;
-  std::string where;  // the version's folder, for messages
+  uint32_t serial = 0;  // the version's
+  std::string where;    // its folder, for messages
+
+  Result<std::shared_ptr<const IndexHead>> head(IndexHeads& heads) const {
+    return heads.get(serial, index->head_cost(), [this] { return index->read_head(); });
+  }
 };
 
 Error missing_block(const std::string& where, size_t object, uint64_t block) {
@@ -110,9 +116,10 @@ class NativePatch final : public CodedPatch {
   uint64_t block_bytes() const override { return coded_->block_bytes; }
   bool has_parent() const override { return has_parent_; }
 
-  Result<std::shared_ptr<const BlockTable>> load_table() const override {
+  Result<std::shared_ptr<const BlockTable>> load_table(IndexHeads& heads) const override {
     if (auto first = take_table()) return first;
-    return table(TRY(coded_->index->find_again(object_, shape_)));
+    const auto head = TRY(coded_->head(heads));
+    return table(TRY(coded_->index->find_again(*head, object_, shape_)));
   }
 
   std::shared_ptr<const BlockTable> take_table() const override {
@@ -164,13 +171,14 @@ class OpenedVersion final : public NativeVersion {
   int64_t mtime_ns() const override { return mtime_ns_; }
   Result<std::optional<NativeLayout>> read_layout(const TreeLayout* parent) const override;
   Result<std::vector<uint32_t>> touched_objects(const TreeLayout& tree) const override;
-  Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout& tree, size_t object, bool has_parent) const override;
-  Result<Change> change(const TreeLayout& tree, size_t object) const override;
+  Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout& tree, size_t object, bool has_parent,
+                                                 IndexHeads& heads) const override;
+  Result<Change> change(const TreeLayout& tree, size_t object, IndexHeads& heads) const override;
 
  private:
   void count(const FileSource& source);
   Status open_payload(const Files& files);
-  Result<std::vector<IndexRecord>> records(const TreeLayout& tree, size_t object) const;
+  Result<std::vector<IndexRecord>> records(const TreeLayout& tree, size_t object, IndexHeads& heads) const;
 
   std::string folder_;
   NativeManifest manifest_;
@@ -217,6 +225,7 @@ Status OpenedVersion::open_payload(const Files& files) {
   }
   coded->index = std::make_unique<IndexReader>(coded->payload.first(), manifest_, coded->payload.size());
   coded->block_bytes = manifest_.block_bytes;
+  coded->serial = serial();
   coded->where = folder_;
   coded_ = std::move(coded);
   return {};
@@ -243,21 +252,24 @@ Result<std::optional<NativeLayout>> OpenedVersion::read_layout(const TreeLayout*
 
 Result<std::vector<uint32_t>> OpenedVersion::touched_objects(const TreeLayout& tree) const {
   if (!coded_) return std::vector<uint32_t>();
-  return coded_->index->touched(tree);
+  const auto head = TRY(coded_->index->read_head());
+  return coded_->index->touched(*head, tree);
 }
 
-Result<std::vector<IndexRecord>> OpenedVersion::records(const TreeLayout& tree, size_t object) const {
+Result<std::vector<IndexRecord>> OpenedVersion::records(const TreeLayout& tree, size_t object,
+                                                        IndexHeads& heads) const {
   if (object >= tree.objects().size()) {
     return Error{ErrorCode::kInternal,
                  fmt::format("{}: object {} of {}", quote(folder_), object, tree.objects().size())};
   }
   if (!coded_) return std::vector<IndexRecord>();
-  return coded_->index->find(tree, object);
+  const auto head = TRY(coded_->head(heads));
+  return coded_->index->find(*head, tree, object);
 }
 
-Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& tree, size_t object,
-                                                              bool has_parent) const {
-  const auto records = TRY(this->records(tree, object));
+Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& tree, size_t object, bool has_parent,
+                                                              IndexHeads& heads) const {
+  const auto records = TRY(this->records(tree, object, heads));
   const TreeObject& found = tree.objects()[object];
   if (records.empty()) {
     if (!has_parent && found.bytes != 0 && coded_) return missing_block(folder_, object, 0);
@@ -269,9 +281,9 @@ Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& 
   return std::shared_ptr<const CodedPatch>(std::move(patch));
 }
 
-Result<NativeVersion::Change> OpenedVersion::change(const TreeLayout& tree, size_t object) const {
+Result<NativeVersion::Change> OpenedVersion::change(const TreeLayout& tree, size_t object, IndexHeads& heads) const {
   Change change;
-  for (const IndexRecord& record : TRY(records(tree, object))) {
+  for (const IndexRecord& record : TRY(records(tree, object, heads))) {
     change.changed += record.changed;
     change.payload_bytes += record.blocks.back().offset + record.blocks.back().length - record.blocks.front().offset;
     change.blocks += record.blocks.size();

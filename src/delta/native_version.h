@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "delta/coded_patch.h"
+#include "delta/index_heads.h"
 #include "delta/native_manifest.h"
 #include "io/files.h"
 #include "model/tree_layout.h"
@@ -23,7 +24,8 @@ struct NativeLayout {
 };
 
 /// One native version (or net) folder, opened.  Opening reads the manifest and looks at the payload files'
-/// sizes, nothing else: the index is searched when something is looked up.  Thread-safe.
+/// sizes, nothing else: the index is searched when something is looked up, and what is kept of it is kept by the
+/// caller's IndexHeads.  Thread-safe.
 ///
 /// Every answer about an object checks what it reads: a group of the index against its digest and against the
 /// object's size, so that what comes out is in range.  Failures: native.* codes, io.*, source.changed.
@@ -46,15 +48,15 @@ class NativeVersion : public std::enable_shared_from_this<NativeVersion> {
   virtual Result<std::vector<uint32_t>> touched_objects(const TreeLayout& tree) const = 0;
   /// What it does to one object of `tree` (the version's own); null when it does not touch it.  O(log n) in the
   /// size of the index.  `has_parent`: whether the object has one.
-  virtual Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout& tree, size_t object,
-                                                         bool has_parent) const = 0;
+  virtual Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout& tree, size_t object, bool has_parent,
+                                                         IndexHeads& heads) const = 0;
   /// Elements changed and payload bytes of one object; zeros when untouched.
   struct Change {
     uint64_t changed = 0;
     uint64_t payload_bytes = 0;
     uint64_t blocks = 0;
   };
-  virtual Result<Change> change(const TreeLayout& tree, size_t object) const = 0;
+  virtual Result<Change> change(const TreeLayout& tree, size_t object, IndexHeads& heads) const = 0;
 
  protected:
   NativeVersion();

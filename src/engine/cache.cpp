@@ -12,6 +12,11 @@ bool holds_blocks(CacheKind kind) {
   return kind == CacheKind::kBlock || kind == CacheKind::kUnit || kind == CacheKind::kLargeUnit;
 }
 
+/// What native deltas touch, and where to find it.
+bool is_of_index(CacheKind kind) {
+  return kind == CacheKind::kTrail || kind == CacheKind::kTable || kind == CacheKind::kIndexHead;
+}
+
 }  // namespace
 
 std::shared_ptr<const void> Cache::find_any(const CacheKey& key) {
@@ -27,6 +32,7 @@ void Cache::charge(const Entry& entry, bool add) {
   const auto count = [&](uint64_t& part) { part = add ? part + entry.cost : part - entry.cost; };
   count(used_);
   if (holds_blocks(entry.key.kind)) count(blocks_);
+  if (is_of_index(entry.key.kind)) count(indices_);
   if (entry.retired) count(retired_bytes_);
 }
 
@@ -103,7 +109,7 @@ void Cache::retire(const CacheKey& key) {
 
 Cache::Usage Cache::usage() const {
   const std::lock_guard lock(mutex_);
-  return {budget_, used_, blocks_, used_ - blocks_, reserved_, set_aside_, evictions_};
+  return {budget_, used_, blocks_, used_ - blocks_ - indices_, indices_, reserved_, set_aside_, evictions_};
 }
 
 }  // namespace weightfs

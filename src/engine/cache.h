@@ -24,16 +24,21 @@ enum class CacheKind : uint8_t {
   kLargeUnit,   ///< Block: the same of an object that has larger blocks
   kTrail,       ///< NativeTrail: which deltas an object of a native version is made of
   kTable,       ///< BlockTable: what a native delta does to an object
+  kIndexHead,   ///< IndexHead: the head of a native delta's index
   kFold,        ///< FoldReader's: what a fold does to an object
   kFolded,      ///< FoldedSegments': what all patches up to a state do to a segment
   kAsked,       ///< FoldedSegments', FoldedUnits': how much of such a thing was asked for
   kFoldedUnit,  ///< FoldedUnits': the same for a unit of an object of a native version
 };
 
+/// What an entry costs beside its value: its places in the order and in the table, about, and what allocating adds.
+/// For whoever inserts small values by the thousand to add.
+inline constexpr uint64_t kEntryCost = 192;
+
 /// Names an entry, for all engines that share the cache: a tensor, one of its states (ordinal of the version that
 /// changed it) and a block or segment number.  Of native versions: an object, the version (ordinal) whose object it
-/// is, and a unit number; of a trail the snapshot's links_epoch(); of a table or fold the delta's serial() in place of
-/// both.
+/// is, and a unit number; of a trail the snapshot's links_epoch() and the folds' epoch(); of a table or fold the
+/// delta's serial() in place of both; of a head that alone.
 struct CacheKey {
   uint32_t tensor = 0;
   uint32_t step = 0;
@@ -106,7 +111,7 @@ class Cache {
   uint64_t most_set_aside() const { return budget_ - kept_free(); }
 
   struct Usage {
-    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, reserved = 0, set_aside = 0, evictions = 0;
+    uint64_t budget = 0, used = 0, blocks = 0, patches = 0, indices = 0, reserved = 0, set_aside = 0, evictions = 0;
   };
   Usage usage() const;
   /// The budget less what is set aside.
@@ -140,6 +145,7 @@ class Cache {
   std::unordered_map<CacheKey, Order::iterator, CacheKeyHash> entries_;
   uint64_t used_ = 0;
   uint64_t blocks_ = 0;
+  uint64_t indices_ = 0;
   uint64_t retired_bytes_ = 0;
   std::atomic<uint64_t> reserved_{0};   // written under mutex_
   std::atomic<uint64_t> set_aside_{0};  // the same

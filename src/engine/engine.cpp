@@ -20,6 +20,7 @@
 #include "common/log.h"
 #include "engine/block_pool.h"
 #include "engine/cache.h"
+#include "engine/cached_heads.h"
 #include "engine/composer.h"
 #include "engine/counters.h"
 #include "engine/native_reader.h"
@@ -83,6 +84,7 @@ struct Engine::Shared {
         threads(thread_count(options.threads)),
         reply_bytes(std::min(options.reply_bytes, options.memory_bytes / 4)),
         arena(static_cast<int>(threads)),
+        lookups(static_cast<int>(threads)),
         cache(options.memory_bytes - reply_bytes),
         blocks(std::make_shared<BlockPool>(
             kBlockBytes, std::clamp(options.memory_bytes / 32, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))),
@@ -94,9 +96,11 @@ struct Engine::Shared {
   const unsigned threads;
   const uint64_t reply_bytes;
   tbb::task_arena arena;
+  tbb::task_arena lookups;  // of NativeTrails: whoever works there only reads files
   Counters counters;
   Cache cache;
   Folds folds;
+  CachedHeads heads{cache};
   const std::shared_ptr<BlockPool> blocks;
   const std::shared_ptr<BlockPool> units;
   const std::shared_ptr<BlockPool> large_units;
@@ -108,10 +112,10 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
   Impl(std::shared_ptr<const Snapshot> snapshot, Shared& shared)
       : snapshot_(std::move(snapshot)),
         shared_(shared),
-        composer_(*snapshot_, shared.cache, shared.counters, shared.folds),
+        composer_(*snapshot_, shared.cache, shared.counters, shared.folds, shared.heads),
         verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.arena, shared.threads, shared.blocks),
-        native_(*snapshot_, shared.cache, shared.counters, shared.arena, shared.verify, shared.units,
-                shared.large_units, shared.folds),
+        native_(*snapshot_, shared.cache, shared.heads, shared.folds, shared.counters, {shared.arena, shared.lookups},
+                shared.verify, shared.units, shared.large_units),
         filler_(make_filler()) {
     if (snapshot_->is_native()) shared.units->prepare();  // the first reads are those of headers
   }
@@ -311,6 +315,7 @@ EngineStatus Engine::Impl::status() const {
   s.memory_budget = memory.budget + shared_.reply_bytes;
   s.memory_blocks = memory.blocks;
   s.memory_patches = memory.patches;
+  s.memory_indices = memory.indices;
   s.bytes_from_warm = shared_.counters.bytes_from_warm;
   s.memory_warm = memory.set_aside;
   s.warm_pages = shared_.warmer.pages();

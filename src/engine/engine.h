@@ -22,7 +22,7 @@ namespace weightfs {
 inline constexpr uint64_t kBlockBytes = 256u << 10;
 
 struct EngineOptions {
-  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks, patches, reads in flight and warm versions together
+  uint64_t memory_bytes = 1u << 30;  ///< budget for decoded blocks, patches, indices, reads in flight and warm versions
   unsigned threads = 0;              ///< decoding threads; 0 = all processors
   bool verify = true;                ///< check published digests when a tensor is first touched
   uint64_t reply_bytes = 0;          ///< of memory_bytes: the caller's reply buffers; at most a quarter counts
@@ -52,10 +52,11 @@ struct EngineStatus {
   Way plain;                 ///< copied from files as they lie there
   Way warm;                  ///< copied out of a warm version
   Way composed;              ///< decoded, or found in the cache of what was; reads: of which some bytes were
-  uint64_t memory_used = 0;  ///< cached blocks and patches, in bytes
+  uint64_t memory_used = 0;  ///< cached blocks, patches and indices, in bytes
   uint64_t memory_budget = 0;
   uint64_t memory_blocks = 0;  ///< part of memory_used
   uint64_t memory_patches = 0;
+  uint64_t memory_indices = 0;    ///< of native deltas: what they touch, and heads of their indices
   uint64_t memory_in_flight = 0;  ///< beside memory_used: replies, and what is being decoded
   uint64_t memory_warm = 0;       ///< beside memory_used: versions that are decoded into memory
   uint64_t evictions = 0;

@@ -18,12 +18,12 @@ Result<std::shared_ptr<const FoldReader::Change>> FoldReader::change(const Fold&
     if (!lease) continue;
     if (auto found = cache_.find<Change>(key)) return found;
     auto change = std::make_shared<Change>();
-    change->patch = TRY(fold.delta().find(*fold.tree, object, true));
+    change->patch = TRY(fold.delta().find(*fold.tree, object, true, heads_));
     if (change->patch) {
       change->table = change->patch->take_table();
-      if (!change->table) change->table = TRY(change->patch->load_table());
+      if (!change->table) change->table = TRY(change->patch->load_table(heads_));
     }
-    cache_.insert(key, change, sizeof(Change) + (change->table ? change->table->cost() : 0));
+    cache_.insert(key, change, kEntryCost + sizeof(Change) + (change->table ? change->table->cost() : 0));
     return std::shared_ptr<const Change>(std::move(change));
   }
 }

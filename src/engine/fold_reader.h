@@ -7,6 +7,7 @@
 #include "common/bytes.h"
 #include "common/result.h"
 #include "delta/coded_patch.h"
+#include "delta/index_heads.h"
 #include "engine/cache.h"
 #include "engine/folds.h"
 #include "engine/single_flight.h"
@@ -16,7 +17,7 @@ namespace weightfs {
 /// Applies folds to tensors of published formats.  Thread-safe.
 class FoldReader {
  public:
-  explicit FoldReader(Cache& cache) : cache_(cache) {}
+  FoldReader(Cache& cache, IndexHeads& heads) : cache_(cache), heads_(heads) {}
 
   /// `out` holds the bytes from `offset` on of `tensor` (of `bytes` bytes) in the version that the fold builds on,
   /// and afterwards those in the one that it leads to.  Whole blocks of kBlockBytes, or the end of the tensor.  Every
@@ -34,6 +35,7 @@ class FoldReader {
   Status decode(const Fold& fold, const Change& change, const CodedBlock& block, MutableBytes bytes) const;
 
   Cache& cache_;
+  IndexHeads& heads_;
   SingleFlight<CacheKey, CacheKeyHash> flights_;
 };
 

@@ -14,8 +14,6 @@ CacheKey key_of(const FoldedSegments::Place& place, size_t step, CacheKind kind 
           static_cast<uint32_t>(place.index), kind};
 }
 
-constexpr uint64_t kAskedCost = 128;  // an entry, about
-
 }  // namespace
 
 std::optional<FoldedSegments::Found> FoldedSegments::find(const Place& place, size_t reach) {
@@ -32,7 +30,7 @@ bool FoldedSegments::is_wanted(const Place& place, uint64_t size, uint64_t bytes
   auto asked = std::const_pointer_cast<Asked>(cache_.find<Asked>(key));
   if (!asked) {
     asked = std::make_shared<Asked>(0);
-    cache_.insert(key, asked, kAskedCost);
+    cache_.insert(key, asked, kEntryCost);
   }
   return asked->fetch_add(bytes, std::memory_order_relaxed) >= size;
 }

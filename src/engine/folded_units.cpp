@@ -8,8 +8,6 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kAskedCost = 128;  // an entry, about
-
 CacheKey key_of(const NativeTrail::Step& newest, uint64_t unit, CacheKind kind = CacheKind::kFoldedUnit) {
   return {newest.object, newest.version, static_cast<uint32_t>(unit), kind};
 }
@@ -30,7 +28,7 @@ std::optional<FoldedUnits::Found> FoldedUnits::find(const NativeTrail& trail, ui
 bool FoldedUnits::is_wanted(const NativeTrail::Step& newest, uint64_t unit) {
   const CacheKey key = key_of(newest, unit, CacheKind::kAsked);
   if (trails_.cache().find<bool>(key)) return true;
-  trails_.cache().insert(key, std::make_shared<const bool>(true), kAskedCost);
+  trails_.cache().insert(key, std::make_shared<const bool>(true), kEntryCost);
   return false;
 }
 

@@ -158,7 +158,7 @@ Result<TensorCheck> NativeReader::check_once(size_t ordinal, size_t link, size_t
   TRY(run_parallel(arena_, units.size(), compose));
   for (const uint64_t unit : units) check.bytes += trail.unit_size(unit);
   const NativeState& state = snapshot_.state(ordinal);
-  check.changed_elements = TRY(state.links[link].delta->change(*state.folder->tree(), object)).changed;
+  check.changed_elements = TRY(state.links[link].delta->change(*state.folder->tree(), object, heads_)).changed;
   check.digest_checked = verify_;
   return check;
 }

@@ -23,17 +23,23 @@ namespace weightfs {
 /// Reads files of native versions.  Thread-safe.
 class NativeReader {
  public:
+  struct Arenas {
+    tbb::task_arena& decoding;
+    tbb::task_arena& lookups;  ///< of NativeTrails
+  };
   /// `pool` hands out units of kBlockBytes, `large_pool` of codec::kMaxBlockBytes.
-  NativeReader(const Snapshot& snapshot, Cache& cache, Counters& counters, tbb::task_arena& arena, bool verify,
-               std::shared_ptr<BlockPool> pool, std::shared_ptr<BlockPool> large_pool, Folds& folds)
+  NativeReader(const Snapshot& snapshot, Cache& cache, IndexHeads& heads, Folds& folds, Counters& counters,
+               const Arenas& arenas, bool verify, std::shared_ptr<BlockPool> pool,
+               std::shared_ptr<BlockPool> large_pool)
       : snapshot_(snapshot),
         cache_(cache),
+        heads_(heads),
         counters_(counters),
-        arena_(arena),
+        arena_(arenas.decoding),
         verify_(verify),
         pool_(std::move(pool)),
         large_pool_(std::move(large_pool)),
-        trails_(snapshot, cache, folds),
+        trails_(snapshot, cache, heads, folds, arenas.lookups),
         composer_(snapshot, trails_, counters, verify) {}
 
   /// Fills `out` with bytes of a file of the version's tree; the range lies inside the file.  `composed`: how many of
@@ -66,6 +72,7 @@ class NativeReader {
 
   const Snapshot& snapshot_;
   Cache& cache_;
+  IndexHeads& heads_;
   Counters& counters_;
   tbb::task_arena& arena_;
   const bool verify_;

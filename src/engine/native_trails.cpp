@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which deltas made an object what it is.  A trail is found by asking the index of every version on the way
-// down, once; a version whose ancestor's trail is known already asks only the indices above that.
+// down, once; a version whose ancestor's trail is known already asks only the indices above that.  Which indices
+// these are is known beforehand, so that they are asked side by side.
 //
-// Deadlock rule: whoever holds a lease of this class only reads files.
+// Deadlock rule: whoever holds a lease of this class only reads files, or waits for threads of its arena to do so.
 #include "engine/native_trails.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "common/text.h"
 #include "engine/engine.h"
+#include "engine/parallel.h"
 #include "model/tree_layout.h"
 
 namespace weightfs {
@@ -17,6 +19,7 @@ namespace {
 
 constexpr uint64_t kPatchCost = 128;  // a CodedPatch, about
 constexpr uint64_t kMaxUnits = UINT32_MAX;
+constexpr size_t kSideBySide = 8;  // indices that are worth waking threads for
 
 CacheKey table_key(const NativeVersion& delta, size_t object) {
   return {static_cast<uint32_t>(object), delta.serial(), 0, CacheKind::kTable};
@@ -43,44 +46,33 @@ CacheKey NativeTrails::trail_key(size_t ordinal, size_t object) const {
   return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), epoch, CacheKind::kTrail};
 }
 
-/// One link down: adds the step if the link's delta touches the object.  Nothing below when the delta makes
-/// the object out of nothing.
-Result<std::optional<NativeTrails::Place>> NativeTrails::descend(const Place& place, const NativeLink& taken,
-                                                                 NativeTrail::Step step, NativeTrail& trail) const {
-  const NativeState& state = snapshot_.state(place.version);
+NativeTrails::Hop NativeTrails::hop(const Place& place, size_t link) const {
+  const NativeLink& taken = snapshot_.state(place.version).links[link];
   const auto below = taken.below(place.object);
-  step.patch = TRY(taken.delta->find(*state.folder->tree(), place.object, below.has_value()));
-  if (step.patch) {
-    trail.unit = std::max(trail.unit, step.patch->block_bytes());
-    if (auto table = step.patch->take_table()) {
-      cache_.insert(table_key(*taken.delta, place.object), table, table->cost());
-    }
-    trail.steps.push_back(std::move(step));
-  }
-  if (!below) return std::optional<Place>();
-  return std::optional<Place>(Place{*taken.from, *below});
+  return {place, link, below ? std::optional(Place{*taken.from, *below}) : std::nullopt};
 }
 
-Result<std::optional<NativeTrails::Place>> NativeTrails::descend_by_link(const Place& place, size_t link,
-                                                                         NativeTrail& trail) const {
-  const NativeTrail::Step step{static_cast<uint32_t>(place.version), static_cast<uint32_t>(link),
-                               static_cast<uint32_t>(place.object), nullptr};
-  return descend(place, snapshot_.state(place.version).links[link], step, trail);
-}
-
-Result<std::optional<NativeTrails::Place>> NativeTrails::descend_farthest(const Place& place,
-                                                                          NativeTrail& trail) const {
+/// By a fold where that leads farther than every link.
+NativeTrails::Hop NativeTrails::farthest_hop(const Place& place) const {
   const size_t link = farthest_link(place.version);
   const auto& from = snapshot_.state(place.version).links[link].from;
-  for (auto fold = folds_.leading_to(snapshot_, place.version); fold && from && *fold->link.from < *from;
-       fold = folds_.leading_to(snapshot_, place.version)) {
-    const NativeTrail::Step step{static_cast<uint32_t>(place.version), 0, static_cast<uint32_t>(place.object), nullptr,
-                                 fold};
-    auto below = descend(place, fold->link, step, trail);
-    if (below) return below;
-    folds_.reject(*fold, below.error());
+  auto fold = from ? folds_.leading_to(snapshot_, place.version) : nullptr;
+  if (!fold || *fold->link.from >= *from) return hop(place, link);
+  const auto below = fold->link.below(place.object);
+  return {place, link, below ? std::optional(Place{*fold->link.from, *below}) : std::nullopt, std::move(fold)};
+}
+
+/// What the hop's delta does to the object; null when it does not touch it.
+Result<std::shared_ptr<const CodedPatch>> NativeTrails::patch(const Hop& hop) {
+  const NativeState& state = snapshot_.state(hop.place.version);
+  const NativeVersion& delta = hop.fold ? hop.fold->delta() : *state.links[hop.link].delta;
+  auto patch = delta.find(*state.folder->tree(), hop.place.object, hop.below.has_value(), heads_);
+  if (!patch && hop.fold) folds_.reject(*hop.fold, patch.error());
+  if (!patch) return patch;
+  if (const auto table = *patch ? (*patch)->take_table() : nullptr) {
+    cache_.insert(table_key(delta, hop.place.object), table, table->cost() + kEntryCost);
   }
-  return descend_by_link(place, link, trail);
+  return patch;
 }
 
 void NativeTrails::reject_folds(const NativeTrail& trail, const Error& error) const {
@@ -89,23 +81,45 @@ void NativeTrails::reject_folds(const NativeTrail& trail, const Error& error) co
   }
 }
 
-/// From `place` down to the bottom, or to the first place whose trail is known.
-Status NativeTrails::follow(Place place, NativeTrail& trail) {
-  for (;;) {
-    if (snapshot_.state(place.version).links.empty()) {
-      trail.base = place.object;
-      return {};
-    }
-    if (const auto known = cache_.find<NativeTrail>(trail_key(place.version, place.object))) {
-      trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
-      trail.base = known->base;
-      trail.unit = std::max(trail.unit, known->unit);
-      return {};
-    }
-    const auto below = TRY(descend_farthest(place, trail));
-    if (!below) return {};
-    place = *below;
+/// Adds a step for each hop whose delta touches its object.
+Status NativeTrails::add_steps(const std::vector<Hop>& way, NativeTrail& trail) {
+  std::vector<std::shared_ptr<const CodedPatch>> patches(way.size());
+  const auto look = [&](uint64_t i) -> Status {
+    patches[i] = TRY(patch(way[i]));
+    return {};
+  };
+  if (way.size() >= kSideBySide) {
+    TRY(run_parallel(arena_, way.size(), look));
+  } else {
+    for (size_t i = 0; i < way.size(); ++i) TRY(look(i));
   }
+  for (size_t i = 0; i < way.size(); ++i) {
+    if (!patches[i]) continue;
+    trail.unit = std::max(trail.unit, patches[i]->block_bytes());
+    trail.steps.push_back({static_cast<uint32_t>(way[i].place.version), static_cast<uint32_t>(way[i].link),
+                           static_cast<uint32_t>(way[i].place.object), std::move(patches[i]), way[i].fold});
+  }
+  return {};
+}
+
+/// From the end of `way` down to the bottom, or to the first place whose trail is known.
+Status NativeTrails::follow(std::vector<Hop> way, NativeTrail& trail) {
+  std::shared_ptr<const NativeTrail> known;
+  for (std::optional<Place> place = way.back().below; place; place = way.back().below) {
+    if (snapshot_.state(place->version).links.empty()) {
+      trail.base = place->object;
+      break;
+    }
+    known = cache_.find<NativeTrail>(trail_key(place->version, place->object));
+    if (known) break;
+    way.push_back(farthest_hop(*place));
+  }
+  TRY(add_steps(way, trail));
+  if (!known) return {};
+  trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
+  trail.base = known->base;
+  trail.unit = std::max(trail.unit, known->unit);
+  return {};
 }
 
 Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless) const {
@@ -130,32 +144,44 @@ Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, si
     if (auto found = cache_.find<NativeTrail>(key)) return found;
     const auto lease = flights_.claim(key);
     if (!lease) continue;
+    if (auto found = cache_.find<NativeTrail>(key)) return found;
     NativeTrail trail;
-    TRY(follow({ordinal, object}, trail));
+    if (snapshot_.state(ordinal).links.empty()) {
+      trail.base = object;
+    } else {
+      TRY(without_bad_folds([&](bool) {
+        trail = {};
+        return follow({farthest_hop({ordinal, object})}, trail);
+      }));
+    }
     auto found = std::make_shared<const NativeTrail>(TRY(finish(ordinal, object, std::move(trail))));
-    cache_.insert(key, found, found->cost());
+    cache_.insert(key, found, found->cost() + kEntryCost);
     return found;
   }
 }
 
 Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {
   NativeTrail trail;
-  const auto below = TRY(descend_by_link({ordinal, object}, link, trail));
-  if (below) TRY(follow(*below, trail));
+  TRY(without_bad_folds([&](bool) {
+    trail = {};
+    return follow({hop({ordinal, object}, link)}, trail);
+  }));
   return finish(ordinal, object, std::move(trail));
 }
 
 Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t from_object, size_t ordinal,
-                                                         size_t object) const {
+                                                         size_t object) {
   NativeTrail trail;
+  std::vector<Hop> way;
   Place place{ordinal, object};
   while (place.version > from) {
     if (!snapshot_.state(place.version).own_link) return std::optional<NativeTrail>();
-    const auto below = TRY(descend_by_link(place, 0, trail));
-    if (!below) return std::optional<NativeTrail>();
-    place = *below;
+    way.push_back(hop(place, 0));
+    if (!way.back().below) return std::optional<NativeTrail>();
+    place = *way.back().below;
   }
   if (place.version != from || place.object != from_object) return std::optional<NativeTrail>();
+  TRY(add_steps(way, trail));
   return std::optional(TRY(finish(ordinal, object, std::move(trail), true)));
 }
 
@@ -166,8 +192,8 @@ Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail:
     const auto lease = flights_.claim(key);
     if (!lease) continue;
     if (auto found = cache_.find<BlockTable>(key)) return found;
-    auto table = step.patch->load_table();
-    if (table) cache_.insert(key, *table, (*table)->cost());
+    auto table = step.patch->load_table(heads_);
+    if (table) cache_.insert(key, *table, (*table)->cost() + kEntryCost);
     if (!table && step.fold) folds_.reject(*step.fold, table.error());
     return table;
   }

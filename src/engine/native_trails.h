@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <oneapi/tbb/task_arena.h>
+
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -9,6 +11,7 @@
 #include "chain/snapshot.h"
 #include "common/result.h"
 #include "delta/coded_patch.h"
+#include "delta/index_heads.h"
 #include "engine/cache.h"
 #include "engine/folds.h"
 #include "engine/single_flight.h"
@@ -43,15 +46,17 @@ struct NativeTrail {
 /// Of several ways to a version (its own delta, nets, folds) a trail takes the one that leads farthest back.
 class NativeTrails {
  public:
-  NativeTrails(const Snapshot& snapshot, Cache& cache, Folds& folds)
-      : snapshot_(snapshot), cache_(cache), folds_(folds) {}
+  /// `arena`: for looking into many indices side by side.  Nobody else works there, so that no work is ever waited for
+  /// that itself waits for a lease.
+  NativeTrails(const Snapshot& snapshot, Cache& cache, IndexHeads& heads, Folds& folds, tbb::task_arena& arena)
+      : snapshot_(snapshot), cache_(cache), heads_(heads), folds_(folds), arena_(arena) {}
 
   Result<std::shared_ptr<const NativeTrail>> find(size_t ordinal, size_t object);
   /// The same with link `link` of that version as the first step, whether or not it would be taken.
   Result<NativeTrail> find_through(size_t ordinal, size_t link, size_t object);
   /// The steps alone that lead from `from_object` of version `from` to `object` of `ordinal` over the versions' own
   /// deltas; nothing when no such way leads there.
-  Result<std::optional<NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object) const;
+  Result<std::optional<NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object);
   /// Does `work`, and again when it failed because of a fold, which is rejected then.  `work` is told whether this is
   /// its first time, and finds its trails anew each time.
   template <class Work>
@@ -81,19 +86,29 @@ class NativeTrails {
     size_t object;
   };
 
-  Result<std::optional<Place>> descend(const Place& place, const NativeLink& taken, NativeTrail::Step step,
-                                       NativeTrail& trail) const;
-  Result<std::optional<Place>> descend_by_link(const Place& place, size_t link, NativeTrail& trail) const;
-  Result<std::optional<Place>> descend_farthest(const Place& place, NativeTrail& trail) const;
+  /// One step on the way down: a link of the version, or a fold.
+  struct Hop {
+    Place place;
+    size_t link = 0;
+    std::optional<Place> below{};  ///< nothing: the delta makes the object out of nothing
+    Folds::Shared fold{};
+  };
+
   CacheKey trail_key(size_t ordinal, size_t object) const;
-  Status follow(Place place, NativeTrail& trail);
+  Hop hop(const Place& place, size_t link) const;
+  Hop farthest_hop(const Place& place) const;
+  Status follow(std::vector<Hop> way, NativeTrail& trail);
+  Status add_steps(const std::vector<Hop>& way, NativeTrail& trail);
+  Result<std::shared_ptr<const CodedPatch>> patch(const Hop& hop);
   /// `bottomless`: what lies below the steps is known to the caller.
   Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless = false) const;
   size_t farthest_link(size_t ordinal) const;
 
   const Snapshot& snapshot_;
   Cache& cache_;
+  IndexHeads& heads_;
   Folds& folds_;
+  tbb::task_arena& arena_;
   SingleFlight<CacheKey, CacheKeyHash> flights_;
 };
 

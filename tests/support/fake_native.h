@@ -120,8 +120,9 @@ class FakeDelta final : public NativeVersion {
     for (const auto& [object, touched] : touched_) objects.push_back(object);
     return objects;
   }
-  Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout&, size_t object, bool has_parent) const override;
-  Result<Change> change(const TreeLayout&, size_t object) const override {
+  Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout&, size_t object, bool has_parent,
+                                                 IndexHeads&) const override;
+  Result<Change> change(const TreeLayout&, size_t object, IndexHeads&) const override {
     const auto found = touched_.find(static_cast<uint32_t>(object));
     if (found == touched_.end()) return Change{};
     return Change{found->second.changed, 0, found->second.blocks.size()};
@@ -167,7 +168,7 @@ class FakeDelta::FakePatch final : public CodedPatch {
 
   uint64_t block_bytes() const override { return owner_.block_bytes_; }
   bool has_parent() const override { return has_parent_; }
-  Result<std::shared_ptr<const BlockTable>> load_table() const override {
+  Result<std::shared_ptr<const BlockTable>> load_table(IndexHeads&) const override {
     ++owner_.counters_.tables;
     std::vector<CodedBlock> blocks;
     for (const auto& [index, coded] : touched_.blocks) blocks.push_back(coded.block);
@@ -192,8 +193,8 @@ class FakeDelta::FakePatch final : public CodedPatch {
   bool has_parent_;
 };
 
-inline Result<std::shared_ptr<const CodedPatch>> FakeDelta::find(const TreeLayout&, size_t object,
-                                                                 bool has_parent) const {
+inline Result<std::shared_ptr<const CodedPatch>> FakeDelta::find(const TreeLayout&, size_t object, bool has_parent,
+                                                                 IndexHeads&) const {
   ++counters_.finds;
   const auto found = touched_.find(static_cast<uint32_t>(object));
   if (found == touched_.end()) return std::shared_ptr<const CodedPatch>();

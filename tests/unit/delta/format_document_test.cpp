@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "delta/native_version.h"
+#include "support/heads.h"
 #include "support/made_version.h"
 #include "unit/support/temp_folder.h"
 
@@ -83,8 +84,8 @@ TEST(FormatDocument, TheReaderReadsTheWorkedExample) {
   ASSERT_TRUE(version) << version.error().text();
   const auto tree = test::tree_of(model(kBefore));
   EXPECT_EQ((*version)->touched_objects(*tree).value(), std::vector<uint32_t>{1});
-  const auto patch = (*version)->find(*tree, 1, true).value();
-  const auto table = patch->load_table().value();
+  const auto patch = (*version)->find(*tree, 1, true, test::heads()).value();
+  const auto table = patch->load_table(test::heads()).value();
   std::vector<std::byte> out(8);
   ASSERT_TRUE(patch->decode(*table, *table->find(0), {}, out));
   EXPECT_EQ(as_text(out), kAfter);

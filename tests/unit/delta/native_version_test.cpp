@@ -11,6 +11,7 @@
 #include <optional>
 #include <random>
 
+#include "support/heads.h"
 #include "support/made_version.h"
 #include "support/native_bytes.h"
 #include "unit/support/temp_folder.h"
@@ -111,7 +112,7 @@ Made make_version(uint64_t seed, uint64_t of_ten) {
 uint64_t expect_blocks(const CodedPatch& patch, const Made& made, size_t object) {
   const std::vector<uint64_t>& blocks = made.touched.at(object);
   const std::string bytes = object_bytes(*made.tree, object, made.content);
-  const auto table = patch.load_table();
+  const auto table = patch.load_table(test::heads());
   EXPECT_TRUE(table) << table.error().text();
   EXPECT_EQ((*table)->blocks().size(), blocks.size());
   uint64_t payload = 0;
@@ -140,10 +141,10 @@ void expect_version(const NativeVersion& version, const Made& made) {
   ASSERT_TRUE(objects) << objects.error().text();
   ASSERT_EQ(*objects, touched);
   for (size_t object = 0; object < made.tree->objects().size(); ++object) {
-    const auto patch = version.find(*made.tree, object, true);
+    const auto patch = version.find(*made.tree, object, true, test::heads());
     ASSERT_TRUE(patch) << patch.error().text();
     ASSERT_EQ(*patch != nullptr, made.touched.contains(object));
-    const auto change = version.change(*made.tree, object);
+    const auto change = version.change(*made.tree, object, test::heads());
     ASSERT_TRUE(change);
     const size_t count = *patch == nullptr ? 0 : made.touched.at(object).size();
     ASSERT_EQ(change->blocks, count);
@@ -185,7 +186,8 @@ TEST(NativeVersion, AFullVersionCarriesItsTree) {
   ASSERT_TRUE(*layout);
   EXPECT_TRUE(*(*layout)->tree == *made.tree);
   expect_version(**version, made);
-  for (size_t i = 0; i < made.tree->objects().size(); ++i) EXPECT_TRUE((*version)->find(*made.tree, i, false));
+  for (size_t i = 0; i < made.tree->objects().size(); ++i)
+    EXPECT_TRUE((*version)->find(*made.tree, i, false, test::heads()));
 }
 
 TEST(NativeVersion, SpreadsPayloadOverFilesThatAreSafetensors) {
@@ -278,18 +280,18 @@ TEST(NativeVersion, OpeningReadsTheManifestAndALookupAHeadAndAGroup) {
   EXPECT_EQ(read(), fs::file_size(root.path("v/manifest.json")));
 
   uint64_t before = read();
-  ASSERT_NE((*version)->find(*made.tree, 35'000, true).value(), nullptr);
+  ASSERT_NE((*version)->find(*made.tree, 35'000, true, test::heads()).value(), nullptr);
   EXPECT_EQ(files.counters().reads, 3u);
   EXPECT_LT(read() - before, made.manifest.index.head + kGroup);
 
   before = read();
-  ASSERT_EQ((*version)->find(*made.tree, 1, true).value(), nullptr);
-  const auto patch = (*version)->find(*made.tree, 69'998, true);
+  ASSERT_EQ((*version)->find(*made.tree, 1, true, test::heads()).value(), nullptr);
+  const auto patch = (*version)->find(*made.tree, 69'998, true, test::heads());
   ASSERT_NE(patch.value(), nullptr);
   EXPECT_EQ(files.counters().reads, 5u);
   EXPECT_LT(read() - before, 2 * kGroup);
 
-  const auto table = (*patch)->load_table();
+  const auto table = (*patch)->load_table(test::heads());
   ASSERT_TRUE(table);
   std::array<std::byte, 8> out{};
   ASSERT_TRUE((*patch)->decode(**table, *(*table)->find(0), {}, out));
@@ -324,13 +326,13 @@ TEST(NativeVersion, AnObjectOverManyGroupsIsFoundWhole) {
   const auto version = NativeVersion::open(Files(), root.path("v"));
   ASSERT_TRUE(version) << version.error().text();
   EXPECT_EQ((*version)->touched_objects(*made.tree).value(), (std::vector<uint32_t>{0, 1, 2}));
-  const auto table = (*version)->find(*made.tree, 1, true).value()->load_table();
+  const auto table = (*version)->find(*made.tree, 1, true, test::heads()).value()->load_table(test::heads());
   ASSERT_TRUE(table) << table.error().text();
   ASSERT_EQ((*table)->blocks().size(), made.touched[1].size());
   for (uint64_t block = 0; block < 5000; ++block) ASSERT_EQ((*table)->find(block) == nullptr, block % 7 == 3) << block;
   EXPECT_GT((*table)->cost(), made.touched[1].size() * sizeof(CodedBlock));
-  ASSERT_NE((*version)->find(*made.tree, 0, false).value(), nullptr);
-  ASSERT_NE((*version)->find(*made.tree, 2, false).value(), nullptr);
+  ASSERT_NE((*version)->find(*made.tree, 0, false, test::heads()).value(), nullptr);
+  ASSERT_NE((*version)->find(*made.tree, 2, false, test::heads()).value(), nullptr);
 }
 
 // --- what is refused ----------------------------------------------------------------------------
@@ -344,16 +346,16 @@ TEST(NativeVersion, AnObjectWithoutAParentNeedsEveryBlock) {
   write_version(root.path("v"), made);
   const auto version = NativeVersion::open(Files(), root.path("v"));
   ASSERT_TRUE(version);
-  EXPECT_TRUE((*version)->find(*made.tree, c, true));
-  EXPECT_TRUE((*version)->find(*made.tree, 0, true));
+  EXPECT_TRUE((*version)->find(*made.tree, c, true, test::heads()));
+  EXPECT_TRUE((*version)->find(*made.tree, 0, true, test::heads()));
   for (const size_t object : {c, size_t{0}}) {
-    const auto patch = (*version)->find(*made.tree, object, false);
+    const auto patch = (*version)->find(*made.tree, object, false, test::heads());
     ASSERT_FALSE(patch);
     EXPECT_EQ(patch.error().code, ErrorCode::kNativeIndex);
   }
   const size_t none = made.tree->find_tensor(2, "none");
-  EXPECT_EQ((*version)->find(*made.tree, none, false).value(), nullptr);
-  EXPECT_EQ((*version)->find(*made.tree, 1, false).value(), nullptr);  // an empty file
+  EXPECT_EQ((*version)->find(*made.tree, none, false, test::heads()).value(), nullptr);
+  EXPECT_EQ((*version)->find(*made.tree, 1, false, test::heads()).value(), nullptr);  // an empty file
 }
 
 TEST(NativeVersion, ATreeOfAnotherVersionIsNoticed) {
@@ -363,10 +365,10 @@ TEST(NativeVersion, ATreeOfAnotherVersionIsNoticed) {
   const auto version = NativeVersion::open(Files(), root.path("v"));
   ASSERT_TRUE(version);
   const auto other = test::tree_of({{"a", "one"}});
-  const auto patch = (*version)->find(*other, 0, true);
+  const auto patch = (*version)->find(*other, 0, true, test::heads());
   ASSERT_FALSE(patch);
   EXPECT_EQ(patch.error().code, ErrorCode::kNativeIndex);
-  EXPECT_EQ((*version)->find(*made.tree, 1000, true).error().code, ErrorCode::kInternal);
+  EXPECT_EQ((*version)->find(*made.tree, 1000, true, test::heads()).error().code, ErrorCode::kInternal);
 }
 
 TEST(NativeVersion, AReferenceHasNoBlocks) {
@@ -382,8 +384,8 @@ TEST(NativeVersion, AReferenceHasNoBlocks) {
   EXPECT_EQ((*version)->manifest().path, "/models/base");
   const auto tree = test::tree_of({{"a", "one"}});
   EXPECT_TRUE((*version)->touched_objects(*tree).value().empty());
-  EXPECT_EQ((*version)->find(*tree, 0, false).value(), nullptr);
-  EXPECT_EQ((*version)->change(*tree, 0)->blocks, 0u);
+  EXPECT_EQ((*version)->find(*tree, 0, false, test::heads()).value(), nullptr);
+  EXPECT_EQ((*version)->change(*tree, 0, test::heads())->blocks, 0u);
   EXPECT_FALSE((*version)->read_layout(nullptr).value());
 }
 
@@ -410,13 +412,13 @@ TEST(NativeVersion, APayloadFileThatIsReplacedLaterIsReadAsItWasOpened) {
   write_version(root.path("v"), made);
   const auto version = NativeVersion::open(Files(), root.path("v"));
   ASSERT_TRUE(version);
-  const auto patch = (*version)->find(*made.tree, 0, true).value();
-  const auto table = patch->load_table().value();
+  const auto patch = (*version)->find(*made.tree, 0, true, test::heads()).value();
+  const auto table = patch->load_table(test::heads()).value();
   const std::string payload = root.path("v/payload-00001.safetensors");
   const std::string whole = read_file(payload);
   fs::rename(payload, root.path("old"));
   root.write("v/payload-00001.safetensors", std::string(whole.size(), 'x'));
-  EXPECT_TRUE(patch->load_table());
+  EXPECT_TRUE(patch->load_table(test::heads()));
   fs::resize_file(root.path("old"), whole.size() / 2);
   std::vector<std::byte> out(made.tree->objects()[0].bytes);
   const Status decoded = patch->decode(*table, table->blocks()[0], {}, out);
@@ -439,8 +441,8 @@ TEST(NativeVersion, APayloadAcrossTwoFilesIsRefused) {
   ASSERT_TRUE(version) << version.error().text();
   size_t refused = 0;
   for (const auto& [object, blocks] : made.touched) {
-    const auto patch = (*version)->find(*made.tree, object, true).value();
-    const auto table = patch->load_table().value();
+    const auto patch = (*version)->find(*made.tree, object, true, test::heads()).value();
+    const auto table = patch->load_table(test::heads()).value();
     for (const CodedBlock& block : table->blocks()) {
       std::vector<std::byte> out(block.length);
       const Status decoded = patch->decode(*table, block, {}, out);
@@ -463,10 +465,10 @@ std::optional<std::string> answers(const std::string& folder, const TreeLayout& 
   std::string text = manifest.serialise();
   text += *layout && *(*layout)->tree == tree ? "same tree" : "other tree";
   for (size_t object = 0; object < tree.objects().size(); ++object) {
-    const auto patch = (*version)->find(tree, object, true);
+    const auto patch = (*version)->find(tree, object, true, test::heads());
     if (!patch) return std::nullopt;
     if (*patch == nullptr) continue;
-    const auto table = (*patch)->load_table();
+    const auto table = (*patch)->load_table(test::heads());
     if (!table) return std::nullopt;
     for (const CodedBlock& block : (*table)->blocks()) {
       std::vector<std::byte> out(std::min(kBlock, tree.objects()[object].bytes - block.index * kBlock));
@@ -536,8 +538,9 @@ TEST_F(NativeDamage, HasCodesForIndexLayoutAndBlocks) {
     return NativeVersion::open(Files(), root_.path("v")).value();
   };
   const NativeManifest& manifest = made_.manifest;
-  EXPECT_EQ(with_flip(manifest.index.at)->find(*made_.tree, 0, true).error().code, ErrorCode::kNativeIndex);
-  EXPECT_EQ(with_flip(manifest.index.at + manifest.index.head)->find(*made_.tree, 0, true).error().code,
+  EXPECT_EQ(with_flip(manifest.index.at)->find(*made_.tree, 0, true, test::heads()).error().code,
+            ErrorCode::kNativeIndex);
+  EXPECT_EQ(with_flip(manifest.index.at + manifest.index.head)->find(*made_.tree, 0, true, test::heads()).error().code,
             ErrorCode::kNativeIndex);
   EXPECT_EQ(with_flip(manifest.layout->at + 20)->read_layout(nullptr).error().code, ErrorCode::kNativeLayout);
 }
@@ -555,7 +558,7 @@ TEST_F(NativeDamage, AnIndexThatContradictsTheManifestIsRefused) {
   manifest.changed = 3;
   ASSERT_TRUE(write_manifest(root_.path("v"), manifest));
   const auto version = NativeVersion::open(Files(), root_.path("v")).value();
-  EXPECT_EQ(version->find(*made_.tree, 0, true).error().code, ErrorCode::kNativeIndex);
+  EXPECT_EQ(version->find(*made_.tree, 0, true, test::heads()).error().code, ErrorCode::kNativeIndex);
   EXPECT_EQ(version->touched_objects(*made_.tree).error().code, ErrorCode::kNativeIndex);
 }
 
@@ -612,7 +615,7 @@ TEST_F(WriterRules, AnEmptyDeltaHasAnIndexWithoutGroups) {
   EXPECT_EQ((*version)->manifest().changed, 0u);
   const auto tree = test::tree_of({{"a", "one"}});
   EXPECT_TRUE((*version)->touched_objects(*tree).value().empty());
-  EXPECT_EQ((*version)->find(*tree, 0, true).value(), nullptr);
+  EXPECT_EQ((*version)->find(*tree, 0, true, test::heads()).value(), nullptr);
 }
 
 TEST_F(WriterRules, TheFolderMustBeEmptyAndTheBlockSizeKnown) {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/cached_heads.h"
 #include "engine/composer.h"
 #include "engine/verifier.h"
 #include "support/made_run.h"
@@ -280,7 +281,8 @@ TEST_F(Faults, TheVerifierComparesRedecodedBlocksWithItsHashes) {
   Counters counters;
   tbb::task_arena arena(2);
   Folds folds;
-  Composer composer(*snapshot_, cache, counters, folds);
+  CachedHeads heads(cache);
+  Composer composer(*snapshot_, cache, counters, folds, heads);
   Verifier verifier(*snapshot_, composer, cache, counters, arena, 2, std::make_shared<BlockPool>(kBlockBytes));
   const size_t tensor = snapshot_->base().find_tensor("w0");
   auto digests = verifier.verified(tensor, 0);

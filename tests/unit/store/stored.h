@@ -9,6 +9,7 @@
 #include "delta/native_version.h"
 #include "store/commit.h"
 #include "store/init.h"
+#include "support/heads.h"
 #include "unit/store/made_checkpoint.h"
 
 namespace weightfs::test {
@@ -81,7 +82,7 @@ class StoredReader {
     const uint32_t from = version.parents.empty() ? static_cast<uint32_t>(index) : version.parents[index];
     const bool has_parent = version.parent != nullptr && from != NativeLayout::kNoParent;
     std::string bytes = has_parent ? object(*version.parent, from) : std::string(place.bytes, '\0');
-    const auto patch = version.version->find(*version.tree, index, has_parent);
+    const auto patch = version.version->find(*version.tree, index, has_parent, test::heads());
     EXPECT_TRUE(patch) << patch.error().text();
     if (*patch == nullptr) return bytes;
     apply(**patch, bytes);
@@ -89,7 +90,7 @@ class StoredReader {
   }
 
   static void apply(const CodedPatch& patch, std::string& bytes) {
-    const auto table = patch.load_table();
+    const auto table = patch.load_table(test::heads());
     ASSERT_TRUE(table) << table.error().text();
     for (const CodedBlock& block : (*table)->blocks()) {
       const uint64_t at = block.index * patch.block_bytes();
