@@ -27,12 +27,12 @@ namespace weightfs {
 /// fold takes the place of the older ones.  Thread-safe.
 class Composer {
  public:
-  Composer(const Snapshot& snapshot, Cache& cache, Counters& counters, Folds& folds)
+  Composer(const Snapshot& snapshot, Cache& cache, Counters& counters, Folds& folds, IndexHeads& heads)
       : snapshot_(snapshot),
         cache_(cache),
         counters_(counters),
         folds_(folds),
-        fold_reader_(cache),
+        fold_reader_(cache, heads),
         folded_(cache, folds) {}
 
   using Steps = std::vector<TensorStep>;
