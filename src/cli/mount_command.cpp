@@ -67,7 +67,6 @@ Result<std::string> checked_mount_point(const MountOptions& options, const std::
 }
 
 Status mount_and_serve(MountOptions options, Supervision* supervision, ReadyNotice& notice) {
-  TRY(set_up_log(options));
   set_up_allocator();
   options.source = real_or_same(options.source);
   options.base = real_or_same(options.base);
@@ -82,11 +81,13 @@ Status mount_and_serve(MountOptions options, Supervision* supervision, ReadyNoti
 
 int exit_status(const MountOptions& options, ReadyNotice& notice) {
   const auto supervision = options.channel < 0 ? nullptr : std::make_unique<Supervision>(options.channel);
-  const Status status = mount_and_serve(options, supervision.get(), notice);
+  const Status logged = set_up_log(options);
+  const Status status = logged ? mount_and_serve(options, supervision.get(), notice) : logged;
   if (status) return 0;
   if (supervision) supervision->link().failed(status.error().text());
   fmt::print(stderr, "weightfs mount: {}\n", status.error().text());
-  log::write(log::Level::kError, "mount.failed", status.error().text());
+  // Without the log that was wanted this would be the same line once more.
+  if (logged) log::write(log::Level::kError, "mount.failed", status.error().text());
   return kCannotStatus;
 }
 

@@ -1,33 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// One mount from mount(2) to unmount.  The session runs over libfuse's custom I/O: every request and every
-// reply passes through io_read and io_writev below, which is how we see the answer to INIT leave.
-// What must stay true: we never touch our own mount (it would wait for us), and an unmounted name is
-// only ever the one that we mounted.
+// One mount from mount(2) to unmount; session_io.cpp has what is said in between.  What must stay true: we never touch
+// our own mount (it would wait for us), and an unmounted name is only ever the one that we mounted.
 #include "fuse/session.h"
 
-#include <linux/fuse.h>
 #include <pthread.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
-#include <span>
 #include <thread>
 
-#include "attach/init_request.h"
 #include "attach/kernel_mount.h"
 #include "attach/mount_point.h"
-#include "attach/read_ahead.h"
 #include "common/log.h"
 #include "common/text.h"
-#include "fuse/attachment.h"
-#include "fuse/ops.h"
+#include "fuse/session_impl.h"
 
 namespace weightfs {
 
@@ -46,186 +37,27 @@ void log_from_libfuse(fuse_log_level level, const char* format, va_list argument
 
 }  // namespace
 
-struct Session::Impl : OpsContext {
-  explicit Impl(std::shared_ptr<SupervisorLink> supervisor = nullptr)
-      : OpsContext(supervisor), link(std::move(supervisor)) {}
-
-  const std::shared_ptr<SupervisorLink> link;  // null: the mount is ours
-  SessionOptions options;
-  std::string mount_id;
-  fuse_session* session = nullptr;
-  std::unique_ptr<Attachment> attachment;  // where there is a link
-  std::function<void()> on_ready;
-  std::atomic<uint64_t> init_request{0};  // its id, between its arrival and our answer
-  std::atomic<bool> passthrough_offered{false};
-
-  std::mutex life;
-  std::condition_variable finished;
-  bool serving = false;
-  bool served = false;
-  pthread_t server{};
-
-  ~Impl() {
-    if (session == nullptr) return;
-    if (!attachment) take_down();
-    fuse_session_destroy(session);  // closes the device, which ends the connection if it is the last one
-  }
-
-  bool still_mounted() const {
-    const auto mounts = read_mount_info();
-    const auto* mount = mounts ? find_mount(*mounts, options.mount_point) : nullptr;
-    return mount != nullptr && mount->fs_type == kFsType && mount->device == mount_id;
-  }
-
-  /// Unmounts; files that are open keep the connection alive.
-  void take_down() const {
-    if (link && link->unmount()) return;
-    if (mount_id.empty() || !still_mounted()) return;
-    auto status = kernel_unmount(options.mount_point, Unmount::kPlain);
-    if (!status && status.error().code == ErrorCode::kMountBusy) {
-      log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options.mount_point));
-      status = kernel_unmount(options.mount_point, Unmount::kDetach);
-    }
-    if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
-  }
-
-  Status open_session(Descriptor device);
-  void watch_streams();
-  StreamAhead::Limits stream_limits() const;
-  bool store(NodeId node, uint64_t offset, Bytes bytes);
-  int loop();
-  void got_init(std::span<const std::byte> message, uint64_t id);
-  ssize_t read_request(int fd, std::span<std::byte> buffer);
-  ssize_t send_init_reply(int fd, iovec* parts, int count);
-  ssize_t send(int fd, std::span<const iovec> parts);
-  bool agree_on_passthrough(std::span<std::byte> reply);
-  void kernel_is_ready(int fd, bool use_passthrough);
-  Passthrough::Kernel backing_of(int fd) const;
-  ReadAhead ask_for_read_ahead() const;
-
-  static Impl& of(void* userdata) { return *static_cast<Impl*>(static_cast<OpsContext*>(userdata)); }
-  static ssize_t io_read(int fd, void* buffer, size_t length, void* userdata);
-  static ssize_t io_writev(int fd, iovec* parts, int count, void* userdata);
-};
-
-// libfuse cancels its threads while they wait in here: nothing may be owned across the read.
-ssize_t Session::Impl::io_read(int fd, void* buffer, size_t length, void* userdata) {
-  Impl& self = of(userdata);
-  const std::span room(static_cast<std::byte*>(buffer), length);
-  const ssize_t got = self.read_request(fd, room);
-  fuse_in_header header;
-  if (got < static_cast<ssize_t>(sizeof header)) return got;
-  std::memcpy(&header, buffer, sizeof header);
-  if (header.opcode == FUSE_INIT) self.got_init(room.first(static_cast<size_t>(got)), header.unique);
-  return got;
+Session::Impl::~Impl() {
+  if (session == nullptr) return;
+  if (!attachment) take_down();
+  fuse_session_destroy(session);  // closes the device, which ends the connection if it is the last one
 }
 
-/// The next request that is to be served.
-ssize_t Session::Impl::read_request(int fd, std::span<std::byte> buffer) {
-  if (attachment) {
-    attachment->guard().idle();
-    if (const auto first = attachment->first_message(buffer)) return static_cast<ssize_t>(*first);
+bool Session::Impl::still_mounted() const {
+  const auto mounts = read_mount_info();
+  const auto* mount = mounts ? find_mount(*mounts, options.mount_point) : nullptr;
+  return mount != nullptr && mount->fs_type == kFsType && mount->device == mount_id;
+}
+
+void Session::Impl::take_down() const {
+  if (link && link->unmount()) return;
+  if (mount_id.empty() || !still_mounted()) return;
+  auto status = kernel_unmount(options.mount_point, Unmount::kPlain);
+  if (!status && status.error().code == ErrorCode::kMountBusy) {
+    log::event(log::Level::kInfo, "mount.draining", "{}: files are open", quote(options.mount_point));
+    status = kernel_unmount(options.mount_point, Unmount::kDetach);
   }
-  for (;;) {
-    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
-    // The kernel says so to a thread that was just taking a request when the last user let go of the
-    // mount: an end like ENODEV, which libfuse takes for one.
-    if (got < 0 && errno == ECONNABORTED) errno = ENODEV;
-    fuse_in_header header;
-    if (!attachment || got < static_cast<ssize_t>(sizeof header)) return got;
-    std::memcpy(&header, buffer.data(), sizeof header);
-    if (attachment->guard().taken(header, buffer.first(static_cast<size_t>(got)))) return got;
-    const fuse_out_header refusal{sizeof refusal, -EIO, header.unique};
-    if (::write(fd, &refusal, sizeof refusal) < 0) continue;  // it was interrupted, or wants no answer
-  }
-}
-
-void Session::Impl::got_init(std::span<const std::byte> message, uint64_t id) {
-  passthrough_offered.store(kernel_offers(message.subspan(sizeof(fuse_in_header))).passthrough);
-  init_request.store(id);
-}
-
-ssize_t Session::Impl::io_writev(int fd, iovec* parts, int count, void* userdata) {
-  Impl& self = of(userdata);
-  const std::span reply(parts, static_cast<size_t>(count));
-  const uint64_t init = self.init_request.load(std::memory_order_relaxed);
-  if (init == 0 || count < 2 || parts[0].iov_len < sizeof(fuse_out_header)) return self.send(fd, reply);
-  fuse_out_header header;
-  std::memcpy(&header, parts[0].iov_base, sizeof header);
-  if (header.unique != init || header.error != 0) return self.send(fd, reply);
-  return self.send_init_reply(fd, parts, count);
-}
-
-ssize_t Session::Impl::send(int fd, std::span<const iovec> parts) {
-  fuse_out_header header{};
-  if (attachment && !parts.empty() && parts[0].iov_len >= sizeof header) {
-    std::memcpy(&header, parts[0].iov_base, sizeof header);
-  }
-  const ssize_t sent = ::writev(fd, parts.data(), static_cast<int>(parts.size()));
-  if (header.unique != 0) attachment->guard().answered(header.unique);
-  return sent;
-}
-
-ssize_t Session::Impl::send_init_reply(int fd, iovec* parts, int count) {
-  const std::span reply(static_cast<std::byte*>(parts[1].iov_base), parts[1].iov_len);
-  const std::span all(parts, static_cast<size_t>(count));
-  const bool use_passthrough = agree_on_passthrough(reply);
-  ssize_t sent = 0;
-  for (const iovec& part : all) sent += static_cast<ssize_t>(part.iov_len);
-  if (!attachment) {
-    sent = ::writev(fd, parts, count);
-  } else if (!attachment->answer(fd, all)) {
-    fuse_session_exit(session);
-    return sent;
-  }
-  if (sent < 0 || reply.size() < 2 * sizeof(uint32_t)) return sent;
-  init_request.store(0);
-  uint32_t version[2];  // fuse_init_out begins with the protocol that both sides speak
-  std::memcpy(version, reply.data(), sizeof version);
-  {
-    const std::lock_guard lock(mutex);
-    negotiated.protocol_major = version[0];
-    negotiated.protocol_minor = std::min(version[1], negotiated.protocol_minor);
-  }
-  kernel_is_ready(fd, use_passthrough);
-  if (on_ready) on_ready();
-  // Last: a successor's readers wait already, and must not find it half made.
-  if (attachment) attachment->open(fd);
-  return sent;
-}
-
-bool Session::Impl::agree_on_passthrough(std::span<std::byte> reply) {
-  if (!options.passthrough) {
-    passthrough.set_off("switched off (--passthrough=off)");
-  } else if (!passthrough_offered.load()) {
-    passthrough.set_off("this kernel does not offer it (Linux 6.9 and later do)");
-  } else if (ask_for_passthrough(reply)) {
-    return true;
-  }
-  return false;
-}
-
-/// The connection works, and nobody has been told yet that it does.
-void Session::Impl::kernel_is_ready(int fd, bool use_passthrough) {
-  if (use_passthrough) passthrough.start(backing_of(fd), vfs->lend_any());
-  const ReadAhead ahead = ask_for_read_ahead();
-  if (!ahead.problem.empty()) log::write(log::Level::kInfo, "mount.read_ahead", ahead.problem);
-  {
-    const std::lock_guard lock(mutex);
-    negotiated.read_ahead = ahead.bytes;
-    negotiated.read_ahead_problem = ahead.problem;
-  }
-}
-
-/// What takes privileges, a supervisor does for us.
-Passthrough::Kernel Session::Impl::backing_of(int fd) const {
-  if (!link) return Passthrough::kernel_of(fd);
-  return {[this](int file) { return link->open_backing(file); }, [this](int id) { link->close_backing(id); }};
-}
-
-ReadAhead Session::Impl::ask_for_read_ahead() const {
-  if (!link) return set_read_ahead(mount_id, options.read_ahead);
-  return link->set_read_ahead(options.read_ahead);
+  if (!status) log::write(log::Level::kError, "mount.unmount_failed", status.error().text());
 }
 
 Status Session::Impl::open_session(Descriptor device) {

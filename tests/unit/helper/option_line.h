@@ -20,9 +20,7 @@ inline Result<HelperOptions> parse(const Argv& arguments) {
   return parse_helper_options(argv);
 }
 
-inline Result<HelperOptions> parse_o(const std::string& options) {
-  return parse({"/runs/7", "/mnt/7", "-o", options});
-}
+inline Result<HelperOptions> parse_o(const std::string& options) { return parse({"/runs/7", "/mnt/7", "-o", options}); }
 
 inline std::string refusal(const Result<HelperOptions>& result) {
   if (result) return "accepted";
