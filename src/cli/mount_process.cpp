@@ -174,6 +174,15 @@ class MountProcess {
  public:
   explicit MountProcess(const MountTask& task) : task_(task), options_(task.options), supervision_(task.supervision) {}
 
+  /// The supervisor sees that we are alive for as long as anything is waited for; what it is told comes from what goes
+  /// away after that.
+  ~MountProcess() {
+    following_.reset();
+    if (supervision_ != nullptr) supervision_->end_beat();
+  }
+  MountProcess(const MountProcess&) = delete;
+  MountProcess& operator=(const MountProcess&) = delete;
+
   Status run(std::shared_ptr<const Snapshot> snapshot) {
     StopOnSignal stop_on_signal;
     if (supervision_ != nullptr) TRY(take_over(snapshot));

@@ -36,7 +36,9 @@ Supervision::Supervision(int channel) : link_(std::make_shared<SupervisorLink>(C
   ::prctl(PR_SET_NAME, "weightfs");       // executed by descriptor, we would be called by its number
 }
 
-Supervision::~Supervision() {
+Supervision::~Supervision() { end_beat(); }
+
+void Supervision::end_beat() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;

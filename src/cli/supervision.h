@@ -45,6 +45,8 @@ class Supervision {
   /// From now on the supervisor sees that we get on, while `work` grows or files of the source are waited for.  Both
   /// are called on a thread of its own, `first` once.
   void beat(std::function<void()> first, std::function<uint64_t()> work);
+  /// Once it has returned neither is called any more.
+  void end_beat();
 
  private:
   void beat_until_the_end(const std::function<uint64_t()>& work);

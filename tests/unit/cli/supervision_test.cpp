@@ -149,6 +149,31 @@ TEST_F(SupervisionTest, OtherRecordsStayForOthers) {
   EXPECT_EQ(supervision->orders().kept[0].key, "pin/p/12");
 }
 
+TEST_F(SupervisionTest, NothingIsAskedOnceBeatingHasEnded) {
+  for (int i = 0; i < 5; ++i) {
+    const auto supervision = start({});
+    std::atomic<bool> gone{false};
+    std::atomic<int> late{0};
+    std::atomic<int> asked{0};
+    const auto ask = [&] {
+      ++asked;
+      if (gone.load()) ++late;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      if (gone.load()) ++late;
+    };
+    supervision->beat(ask, [&] {
+      ask();
+      return uint64_t{1};
+    });
+    while (asked.load() <= i) std::this_thread::yield();
+    supervision->end_beat();
+    gone = true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(i == 0 ? 500 : 1));
+    supervision->end_beat();
+    EXPECT_EQ(late.load(), 0);
+  }
+}
+
 TEST_F(SupervisionTest, IsSeenToGetOnWhileWorkIsDone) {
   const auto supervision = start({});
   std::atomic<uint64_t> work{0};
