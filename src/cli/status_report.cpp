@@ -236,10 +236,9 @@ Json supervisor_object(const MountFacts& facts) {
 Json folding_object(const std::optional<FoldingState>& folding) {
   if (!folding) return nullptr;
   const auto text = [](const std::string& value) { return value.empty() ? Json(nullptr) : Json(value); };
-  return {{"path", folding->path},         {"limit", folding->limit},   {"bytes", folding->bytes},
-          {"folds", folding->folds},       {"in_use", folding->in_use}, {"made", folding->made},
-          {"rejected", folding->rejected}, {"making", text(folding->making)},
-          {"problem", text(folding->problem)}};
+  return {{"path", folding->path},         {"limit", folding->limit},         {"bytes", folding->bytes},
+          {"folds", folding->folds},       {"in_use", folding->in_use},       {"made", folding->made},
+          {"rejected", folding->rejected}, {"making", text(folding->making)}, {"problem", text(folding->problem)}};
 }
 
 }  // namespace
