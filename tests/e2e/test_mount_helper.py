@@ -94,7 +94,8 @@ def test_a_daemon_that_hangs_is_replaced(source, point):
         stopped = live.daemon()
         os.kill(stopped, signal.SIGSTOP)
         done = run("timeout", "20", "cat", point / "latest" / "config.json", point / ".weightfs" / "status.json")
-        assert done.returncode == 0, "readers wait no longer than that"
+        # A control file of which the stopped one has given out a part is to be opened anew.
+        assert done.returncode == 0 or done.stderr.endswith("status.json: Stale file handle\n"), done.stderr
         assert live.daemon() != stopped
         assert "hung" in live.status()["supervisor"]["last_end"]
     assert live.read() == source[3]

@@ -105,8 +105,8 @@ TEST_F(Report, StatusHasTheKeysOfTheManual) {
                           "read_errors", "source_reads", "tensor_bytes_read", "header_bytes_read"));
   EXPECT_EQ(status["counters"]["tensor_bytes_read"], 0);
   EXPECT_GT(status["counters"]["header_bytes_read"], 0);
-  EXPECT_THAT(keys(status["memory"]), ElementsAre("budget", "used", "blocks", "patches", "indices", "in_flight",
-                                                  "warm", "warm_pages", "evictions", "rss"));
+  EXPECT_THAT(keys(status["memory"]), ElementsAre("budget", "used", "blocks", "patches", "indices", "in_flight", "warm",
+                                                  "warm_pages", "evictions", "rss"));
   EXPECT_EQ(status["memory"]["budget"], 1u << 30);
   EXPECT_GT(status["memory"]["rss"], 1u << 20);
   EXPECT_THAT(keys(status["kernel"]),
