@@ -77,7 +77,7 @@ Status remove_dead(const std::string& mount_point) {
 
 /// One that does not say whether it lives: nobody can say either whether what is open there is of use to anybody.
 Status remove_silent(const std::string& mount_point) {
-  const Status removed = kernel_unmount(mount_point, Unmount::kPlain);
+  Status removed = kernel_unmount(mount_point, Unmount::kPlain);
   if (removed || removed.error().code != ErrorCode::kMountBusy) return removed;
   return Error{ErrorCode::kMountBusy,
                fmt::format("the weightfs on {0} does not answer, and files are open there; to take it away all the "
