@@ -44,13 +44,13 @@ Contents engine_contents(const std::string& store, const std::string& version) {
   return all;
 }
 
-std::vector<std::string> version_names(const MadeStore& made) {
+std::vector<std::string> version_names(const CommittedStore& made) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(made.path() + "/versions")) names.push_back(entry.path().filename());
   return names;
 }
 
-std::vector<std::string> net_names(const MadeStore& made) {
+std::vector<std::string> net_names(const CommittedStore& made) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(made.path() + "/nets")) names.push_back(entry.path().filename());
   return names;
@@ -85,14 +85,14 @@ class Chain : public testing::Test {
         << name(number);
   }
   Result<store::SquashReport> squash(const std::string& from, const std::string& to, uint64_t every = 0) {
-    return store::squash(made_.files(), made_.path(), {from, to, every, MadeStore::kTime}, made_.work());
+    return store::squash(made_.files(), made_.path(), {from, to, every, CommittedStore::kTime}, made_.work());
   }
   Result<store::PruneReport> prune(uint64_t keep, const std::string& before = {}) {
-    return store::prune(made_.files(), made_.path(), {keep, before, MadeStore::kTime}, made_.work());
+    return store::prune(made_.files(), made_.path(), {keep, before, CommittedStore::kTime}, made_.work());
   }
 
   Dice dice_{21};
-  MadeStore made_;
+  CommittedStore made_;
   std::vector<Checkpoint> states_;
 };
 
@@ -107,7 +107,7 @@ TEST_F(Chain, EveryVersionReadsBack) {
 TEST_F(Chain, RandomStepsReadBack) {
   for (uint64_t seed = 500; seed < 512; ++seed) {
     Dice dice(seed);
-    MadeStore made;
+    CommittedStore made;
     std::vector<Checkpoint> states{random_checkpoint(dice)};
     ASSERT_OK(made.init(states.front()));
     for (int step = 0; step < 4; ++step) {
@@ -137,7 +137,7 @@ TEST_F(Chain, AFullVersionNeedsNoOther) {
 
 TEST_F(Chain, AVersionFolderOfAnotherStoreCanBeCommitted) {
   grow(1);
-  MadeStore other;
+  CommittedStore other;
   ASSERT_OK(other.init(states_[1]));
   EXPECT_THAT(differing(other.contents("base"), states_[1].contents()), IsEmpty());
 }

@@ -26,7 +26,7 @@ void try_pair(uint64_t seed) {
   Dice dice(seed);
   const Checkpoint before = random_checkpoint(dice);
   const Checkpoint after = changed_checkpoint(dice, before);
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before, dice.chance(0.2)));
   store::CommitOptions options;
   options.full = dice.chance(0.1);
@@ -66,7 +66,7 @@ TEST(Commit, TheSameBytesWithAnyNumberOfThreads) {
   after.shards["model.safetensors"].push_back(weight_tensor(dice, "head", "BF16", 200'000));
   Contents first;
   for (const unsigned threads : {1u, 2u, 7u}) {
-    MadeStore made(threads);
+    CommittedStore made(threads);
     ASSERT_OK(made.init(before));
     // The base's path is part of its manifest; the delta names only the digest.
     ASSERT_OK(made.commit(after));
@@ -81,7 +81,7 @@ TEST(Commit, TheSameBytesWithAnyNumberOfThreads) {
 TEST(Commit, AnUnchangedCheckpointIsAlmostNothing) {
   Dice dice(4);
   const Checkpoint before = larger_checkpoint(dice);
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(before);
   ASSERT_OK(report);
@@ -104,7 +104,7 @@ TEST(Commit, CountsEveryChangedElement) {
     const size_t width = dtype_width(tensor.dtype);
     for (size_t at = 0; at < old.size(); at += width) expected += old.compare(at, width, tensor.bytes, at, width) != 0;
   }
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(after);
   ASSERT_OK(report);
@@ -124,7 +124,7 @@ TEST(Commit, RenamedAndMovedTensorsCostNothing) {
   after.shards["model-1.safetensors"] = {tensors[4], tensors[0]};
   after.shards["model-2.safetensors"] = {tensors[1], tensors[3], tensors[2]};
   after.files["settings.json"] = "{}";
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(after);
   ASSERT_OK(report);
@@ -141,7 +141,7 @@ TEST(Commit, AReshapedTensorKeepsItsParentAndAWiderOneDoesNot) {
   auto& tensors = after.shards["m.safetensors"];
   tensors[0].shape = {40, 100};
   tensors[1] = {"b", "F32", {2000}, tensors[1].bytes};
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(after);
   ASSERT_OK(report);
@@ -155,7 +155,7 @@ TEST(Commit, SubByteTensorsAreBytes) {
       safetensors_raw(R"({"q":{"dtype":"F4","shape":[6],"data_offsets":[0,3]}})", std::string("\1\2\3", 3));
   Checkpoint after = before;
   after.files["m.safetensors"].back() = '\7';
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(after);
   ASSERT_OK(report);
@@ -166,7 +166,7 @@ TEST(Commit, SubByteTensorsAreBytes) {
 TEST(Commit, FollowsTheLinksOfAHubCache) {
   Dice dice(8);
   const Checkpoint before = larger_checkpoint(dice);
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   Checkpoint after = before;
   train(dice, after.shards["model.safetensors"][2], 0.1);
@@ -186,7 +186,7 @@ TEST(Commit, BlocksAreLargeWhereLittleChanges) {
   for (const auto& [share, expected] : std::map<double, uint64_t>{{0.001, 1u << 20}, {0.02, 256u << 10}}) {
     Checkpoint after = before;
     for (auto& tensor : after.shards["model.safetensors"]) train(dice, tensor, share);
-    MadeStore made;
+    CommittedStore made;
     ASSERT_OK(made.init(before));
     const auto report = made.commit(after);
     ASSERT_OK(report);
@@ -204,7 +204,7 @@ TEST(Commit, ASampleWithoutChangesIsNotTrusted) {
   Checkpoint after = before;
   // 24 MB are 92 pieces, of which 32 are looked at first; only this one differs.
   for (size_t at = 256u << 10; at < 300'000; at += 2) ++after.shards["m.safetensors"][0].bytes[at];
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(before));
   const auto report = made.commit(after);
   ASSERT_OK(report);
@@ -220,7 +220,7 @@ class Names : public testing::Test {
     made.files["config.json"] = "{}";
     return made;
   }
-  MadeStore made_;
+  CommittedStore made_;
   Checkpoint checkpoint_;
 };
 
@@ -258,7 +258,7 @@ TEST_F(Names, TheManifestTellsWhereItComesFrom) {
   EXPECT_EQ(manifest->message, "a \"message\"\n");
   EXPECT_EQ(manifest->parent, (NativeManifest::Link{"base", base->digest}));
   EXPECT_EQ(manifest->root, base->digest);
-  EXPECT_EQ(manifest->created, MadeStore::kTime);
+  EXPECT_EQ(manifest->created, CommittedStore::kTime);
   EXPECT_EQ(base->root, "");
 }
 

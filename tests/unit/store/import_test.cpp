@@ -116,7 +116,7 @@ TEST_F(Import, WhatIsRefusedIsLeftOut) {
 
 TEST_F(Import, AStoreIsASourceToo) {
   Dice dice(3);
-  MadeStore made;
+  CommittedStore made;
   const Checkpoint first = random_checkpoint(dice);
   const Checkpoint second = changed_checkpoint(dice, first);
   ASSERT_OK(made.init(first, true));

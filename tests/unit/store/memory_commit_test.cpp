@@ -34,7 +34,7 @@ class FromMemory : public testing::Test {
   }
   static Bytes bytes(const std::string& text) { return as_bytes(text); }
 
-  MadeStore made_;
+  CommittedStore made_;
   Checkpoint base_;
   Dice dice_{32};
 };

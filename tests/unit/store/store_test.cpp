@@ -39,7 +39,7 @@ Checkpoint model(size_t elements = 50'000) {
 }
 
 TEST(Init, ByReferenceKeepsNothingButAManifest) {
-  MadeStore made;
+  CommittedStore made;
   const auto report = made.init(model());
   ASSERT_OK(report);
   EXPECT_THAT(names_in(made.path()), ElementsAre("lock", "nets", "store.json", "versions"));
@@ -57,7 +57,7 @@ TEST(Init, ByReferenceKeepsNothingButAManifest) {
 }
 
 TEST(Init, FullKeepsTheBytes) {
-  MadeStore made;
+  CommittedStore made;
   const auto report = made.init(model(), true);
   ASSERT_OK(report);
   EXPECT_EQ(report->outcome.manifest.kind, NativeManifest::Kind::kFull);
@@ -68,7 +68,7 @@ TEST(Init, FullKeepsTheBytes) {
 }
 
 TEST(Init, NeverTouchesWhatIsThere) {
-  MadeStore made;
+  CommittedStore made;
   model().write(made.folder("base"));
   const auto init = [&](const std::string& path) {
     return code_of(store::init_store(made.files(), path, {made.folder("base"), false, {}}, made.work()));
@@ -87,7 +87,7 @@ TEST(Init, NeverTouchesWhatIsThere) {
 }
 
 TEST(Init, LeavesNothingWhenItFails) {
-  MadeStore made;
+  CommittedStore made;
   EXPECT_EQ(code_of(store::init_store(made.files(), made.path(), {made.folder("missing"), false, {}}, made.work())),
             ErrorCode::kBaseNotFound);
   EXPECT_FALSE(fs::exists(made.path()));
@@ -100,7 +100,7 @@ TEST(Init, LeavesNothingWhenItFails) {
 }
 
 TEST(Init, TakesOverWhatAKilledOneLeft) {
-  MadeStore made;
+  CommittedStore made;
   made.temp().write("store/lock", "");
   made.temp().write("store/versions/.tmp-12345678/payload-00001.safetensors", "half");
   made.temp().write("store/versions/base/manifest.json", "of an earlier try");
@@ -110,7 +110,7 @@ TEST(Init, TakesOverWhatAKilledOneLeft) {
 }
 
 TEST(Store, AFolderWithoutItsFileIsNone) {
-  MadeStore made;
+  CommittedStore made;
   EXPECT_EQ(code_of(made.commit(model())), ErrorCode::kNativeStore);
   ASSERT_OK(made.init(model()));
   for (const char* text :
@@ -121,7 +121,7 @@ TEST(Store, AFolderWithoutItsFileIsNone) {
 }
 
 TEST(Store, ADamagedManifestStopsWriters) {
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(model()));
   ASSERT_OK(made.commit(model()));
   std::string text = read_whole(made.path() + "/versions/v000001/manifest.json");
@@ -131,7 +131,7 @@ TEST(Store, ADamagedManifestStopsWriters) {
 }
 
 TEST(Store, ParentsStandBeforeTheirChildrenElseTheOldestFirst) {
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(model()));
   const auto commit = [&](const char* name, const char* parent, const char* created) {
     store::CommitOptions options;
@@ -154,7 +154,7 @@ TEST(Store, ParentsStandBeforeTheirChildrenElseTheOldestFirst) {
 }
 
 TEST(Lock, TwoWritersExcludeEachOther) {
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(model()));
   {
     const auto lock = store::StoreLock::take(made.path());
@@ -166,7 +166,7 @@ TEST(Lock, TwoWritersExcludeEachOther) {
 }
 
 TEST(Lock, AnotherProcessIsNoticedToo) {
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(model()));
   const int other = ::open((made.path() + "/lock").c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_EQ(flock(other, LOCK_EX), 0);
@@ -176,7 +176,7 @@ TEST(Lock, AnotherProcessIsNoticedToo) {
 }
 
 TEST(Interrupted, ACommitThatIsStoppedLeavesNothing) {
-  MadeStore made;
+  CommittedStore made;
   ASSERT_OK(made.init(model(3'000'000)));
   std::atomic<int> asked{0};
   for (int limit = 0; limit < 12; ++limit) {
@@ -190,7 +190,7 @@ TEST(Interrupted, ACommitThatIsStoppedLeavesNothing) {
 }
 
 /// Commits in a child process and kills it after `microseconds`.
-void commit_and_kill(const MadeStore& made, const std::string& source, useconds_t microseconds) {
+void commit_and_kill(const CommittedStore& made, const std::string& source, useconds_t microseconds) {
   const pid_t child = fork();
   ASSERT_GE(child, 0);
   if (child == 0) {
@@ -211,7 +211,7 @@ void commit_and_kill(const MadeStore& made, const std::string& source, useconds_
 }
 
 TEST(Interrupted, AKilledWriterLeavesOnlyWholeVersions) {
-  MadeStore made;
+  CommittedStore made;
   const Checkpoint before = model(200'000);
   ASSERT_OK(made.init(before));
   Checkpoint after = before;

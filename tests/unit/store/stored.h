@@ -120,9 +120,9 @@ class StoredReader {
 };
 
 /// A store in a temporary folder and commits to it.
-class MadeStore {
+class CommittedStore {
  public:
-  explicit MadeStore(unsigned threads = 2) : folder_(memory_path()) { work_.threads = threads; }
+  explicit CommittedStore(unsigned threads = 2) : folder_(memory_path()) { work_.threads = threads; }
 
   std::string path() const { return folder_.path("store"); }
   std::string folder(const std::string& name) const { return folder_.path(name); }
