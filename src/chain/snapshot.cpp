@@ -26,6 +26,15 @@ std::optional<size_t> NativeLink::below(size_t object) const {
   return found == NativeLayout::kNoParent ? std::nullopt : std::optional<size_t>(found);
 }
 
+size_t NativeState::farthest_link() const {
+  size_t best = 0;
+  for (size_t i = 0; i < links.size(); ++i) {
+    if (!links[i].from) return i;
+    if (*links[i].from < *links[best].from) best = i;
+  }
+  return best;
+}
+
 Snapshot::Snapshot(std::shared_ptr<const ModelFolder> base, std::vector<Version> versions,
                    std::optional<std::string> latest)
     : base_(std::move(base)),

@@ -70,6 +70,9 @@ struct NativeState {
   /// Its own delta, if the parent is there, then nets that lead to it.  Empty: the files of `folder` are on disk.
   std::vector<NativeLink> links;
   bool own_link = false;  ///< the first link is its own delta
+
+  /// Index of the link that leads farthest back: to nothing, or to the oldest version.  There is one.
+  size_t farthest_link() const;
 };
 
 /// The versions of a source at one moment.  Immutable, hence thread-safe.

@@ -83,11 +83,12 @@ Status Composer::compose_folded(size_t tensor, size_t step, uint64_t offset, Mut
   const auto below = [&](uint64_t at, MutableBytes bytes) { return read_below(tensor, place.first, at, bytes); };
   const auto composed = [&](uint64_t at, MutableBytes bytes) { return compose_plainly(tensor, step, at, bytes); };
   const uint64_t size = segment_bytes(tensor, place.index);
-  if (!folded_.find(place, Folds::kDeep) && !folded_.is_wanted(place, size, out.size())) return composed(offset, out);
-  const auto found = TRY(folded_.find_or_make(place, element_bytes(tensor), size, below, composed));
+  auto found = folded_.find(place);
+  if (!found && !folded_.is_wanted(place, size, out.size())) return composed(offset, out);
+  if (!found) found = TRY(folded_.find_or_make(place, element_bytes(tensor), size, below, composed));
   TRY(below(offset, out));
-  found.segment->apply(offset % codec::kSegmentBytes, out);
-  return apply(tensor, found.step + 1, step, offset, out);
+  found->segment->apply(offset % codec::kSegmentBytes, out);
+  return apply(tensor, found->step + 1, step, offset, out);
 }
 
 unsigned Composer::element_bytes(size_t tensor) const {

@@ -16,8 +16,8 @@ CacheKey key_of(const FoldedSegments::Place& place, size_t step, CacheKind kind 
 
 }  // namespace
 
-std::optional<FoldedSegments::Found> FoldedSegments::find(const Place& place, size_t reach) {
-  const size_t oldest = std::max(place.first, place.step - std::min(place.step, reach));
+std::optional<FoldedSegments::Found> FoldedSegments::find(const Place& place) {
+  const size_t oldest = std::max(place.first, place.step - std::min(place.step, Folds::kDeep));
   for (size_t step = place.step + 1; step-- > oldest;) {
     const auto kept = cache_.find<Kept>(key_of(place, step));
     if (kept && kept->rejections == folds_.rejections()) return Found{step, kept->segment};
@@ -38,10 +38,10 @@ bool FoldedSegments::is_wanted(const Place& place, uint64_t size, uint64_t bytes
 Result<FoldedSegments::Found> FoldedSegments::find_or_make(const Place& place, unsigned width, uint64_t size,
                                                            const Fill& below, const Fill& composed) {
   for (;;) {
-    if (auto found = find(place, Folds::kDeep)) return *std::move(found);
+    if (auto found = find(place)) return *std::move(found);
     const auto lease = flights_.claim(key_of(place, place.step));
     if (!lease) continue;
-    if (auto found = find(place, Folds::kDeep)) return *std::move(found);
+    if (auto found = find(place)) return *std::move(found);
     return Found{place.step, TRY(make(place, width, size, below, composed))};
   }
 }

@@ -42,8 +42,8 @@ class FoldedSegments {
   };
   FoldedSegments(Cache& cache, const Folds& folds) : cache_(cache), folds_(folds) {}
 
-  /// The one that reaches farthest, at most `reach` steps short of place.step.
-  std::optional<Found> find(const Place& place, size_t reach);
+  /// The one that reaches farthest, at most Folds::kDeep steps short of place.step.
+  std::optional<Found> find(const Place& place);
   /// True when as much of the segment as it has bytes was asked for already: the next time, a fold is worth it.
   bool is_wanted(const Place& place, uint64_t size, uint64_t bytes);
   /// The same as find(); makes the one of place.step when there is none.  `width`: bytes of an element; `size`: of the

@@ -18,9 +18,7 @@ std::optional<FoldedUnits::Found> FoldedUnits::find(const NativeTrail& trail, ui
   if (!trail.base) return std::nullopt;
   for (size_t newer = 0; newer < std::min(trail.steps.size(), Folds::kDeep); ++newer) {
     const auto kept = trails_.cache().find<Kept>(key_of(trail.steps[newer], unit));
-    const bool good =
-        kept && kept->base == *trail.base && kept->unit_bytes == trail.unit && kept->rejections == trails_.rejections();
-    if (good) return Found{newer, kept->segment};
+    if (kept && kept->base == *trail.base && kept->unit_bytes == trail.unit) return Found{newer, kept->segment};
   }
   return std::nullopt;
 }
@@ -39,8 +37,7 @@ void FoldedUnits::keep(const NativeTrail& trail, const NativeTrail::Step& newest
   builder.add_xor_payload(base);
   Segment segment = builder.finish();
   const uint64_t cost = segment->cost();
-  trails_.cache().insert(key_of(newest, unit),
-                         std::make_shared<const Kept>(Kept{*trail.base, trail.unit, trails_.rejections(), segment}),
+  trails_.cache().insert(key_of(newest, unit), std::make_shared<const Kept>(Kept{*trail.base, trail.unit, segment}),
                          cost);
 }
 

@@ -27,16 +27,16 @@ class FoldedUnits {
   std::optional<Found> find(const NativeTrail& trail, uint64_t unit);
   /// True from the second time on: then a fold is worth it.
   bool is_wanted(const NativeTrail::Step& newest, uint64_t unit);
-  /// Keeps one of the steps from `newest` on: they make `composed` of the bytes in `base`, which are changed here.
+  /// Keeps one of the steps from `newest` on, none of which is a fold: what is kept cannot be taken back: they make
+  /// `composed` of the bytes in `base`, which are changed here.
   void keep(const NativeTrail& trail, const NativeTrail::Step& newest, uint64_t unit, unsigned element_bytes,
             MutableBytes base, Bytes composed);
 
  private:
-  /// Good for trails to the same bytes below, in units of the same size, as long as no fold was rejected.
+  /// Good for trails to the same bytes below, in units of the same size.
   struct Kept {
     size_t base;
     uint64_t unit_bytes;
-    uint64_t rejections;
     Segment segment;
   };
 

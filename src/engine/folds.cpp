@@ -123,13 +123,11 @@ Depth depth_in_line(const Snapshot& snapshot, const Folds& folds, size_t ordinal
 Depth depth_in_tree(const Snapshot& snapshot, const Folds& folds, size_t ordinal) {
   Depth depth{ordinal, 0};
   while (!snapshot.state(depth.bottom).links.empty()) {
-    const auto& links = snapshot.state(depth.bottom).links;
-    const auto below = [](const NativeLink& link) { return link.from ? *link.from : SIZE_MAX; };
-    const auto farthest =
-        std::min_element(links.begin(), links.end(), [&](const auto& a, const auto& b) { return below(a) < below(b); });
-    if (std::any_of(links.begin(), links.end(), [](const NativeLink& link) { return !link.from; })) break;
+    const NativeState& state = snapshot.state(depth.bottom);
+    const auto& from = state.links[state.farthest_link()].from;
+    if (!from) break;
     const auto fold = folds.leading_to(snapshot, depth.bottom);
-    depth.bottom = fold ? std::min(*fold->link.from, *farthest->from) : *farthest->from;
+    depth.bottom = fold ? std::min(*fold->link.from, *from) : *from;
     ++depth.steps;
   }
   return depth;

@@ -138,7 +138,7 @@ Status NativeComposer::compose_by_steps(const NativeTrail& trail, uint64_t unit,
     Status again = compose(trail, unit, plan, true, out);  // the fault may lie further down than where it showed
     return again ? composed : again;
   }
-  if (plan.pieces.size() < Folds::kDeep || !trail.base) return {};
+  if (plan.pieces.size() < Folds::kDeep || !trail.base || trail.by_fold()) return {};
   return folded_.is_wanted(*plan.pieces.front().step, unit) ? keep_folded(trail, unit, plan, out) : Status();
 }
 

@@ -29,16 +29,6 @@ CacheKey table_key(const NativeVersion& delta, size_t object) {
 
 uint64_t NativeTrail::cost() const { return sizeof(*this) + steps.size() * (sizeof(Step) + kPatchCost); }
 
-size_t NativeTrails::farthest_link(size_t ordinal) const {
-  const auto& links = snapshot_.state(ordinal).links;
-  size_t best = 0;
-  for (size_t i = 0; i < links.size(); ++i) {
-    if (!links[i].from) return i;
-    if (*links[i].from < *links[best].from) best = i;
-  }
-  return best;
-}
-
 /// A trail holds for as long as versions have the same links and folds.
 CacheKey NativeTrails::trail_key(size_t ordinal, size_t object) const {
   constexpr unsigned kFoldBits = 16;
@@ -54,8 +44,9 @@ NativeTrails::Hop NativeTrails::hop(const Place& place, size_t link) const {
 
 /// By a fold where that leads farther than every link.
 NativeTrails::Hop NativeTrails::farthest_hop(const Place& place) const {
-  const size_t link = farthest_link(place.version);
-  const auto& from = snapshot_.state(place.version).links[link].from;
+  const NativeState& state = snapshot_.state(place.version);
+  const size_t link = state.farthest_link();
+  const auto& from = state.links[link].from;
   auto fold = from ? folds_.leading_to(snapshot_, place.version) : nullptr;
   if (!fold || *fold->link.from >= *from) return hop(place, link);
   const auto below = fold->link.below(place.object);

@@ -3,6 +3,7 @@
 
 #include <oneapi/tbb/task_arena.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -38,6 +39,10 @@ struct NativeTrail {
   uint64_t unit = 0;           ///< bytes that are composed at a time; no block of a step is larger
 
   uint64_t cost() const;
+  /// Some of the way goes by a fold.
+  bool by_fold() const {
+    return std::any_of(steps.begin(), steps.end(), [](const Step& step) { return step.fold != nullptr; });
+  }
   uint64_t unit_size(uint64_t index) const { return std::min(unit, bytes - index * unit); }
 };
 
@@ -70,8 +75,6 @@ class NativeTrails {
   /// `error` came up on the way along `trail`: none of its folds is trusted any more.
   void reject_folds(const NativeTrail& trail, const Error& error) const;
   Cache& cache() { return cache_; }
-  /// Folds::rejections().
-  uint64_t rejections() const { return folds_.rejections(); }
   /// Somebody reads the version along such a trail.
   void note_depth(size_t ordinal, const NativeTrail& trail) const {
     if (trail.steps.size() >= Folds::kDeep) folds_.wish(ordinal);
@@ -102,7 +105,6 @@ class NativeTrails {
   Result<std::shared_ptr<const CodedPatch>> patch(const Hop& hop);
   /// `bottomless`: what lies below the steps is known to the caller.
   Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless = false) const;
-  size_t farthest_link(size_t ordinal) const;
 
   const Snapshot& snapshot_;
   Cache& cache_;

@@ -5,7 +5,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,14 +52,6 @@ std::map<std::string, size_t, std::less<>> ordinals_of(const Snapshot& snapshot)
     if (snapshot.has(ordinal)) ordinals.emplace(key_of(snapshot, ordinal), ordinal);
   }
   return ordinals;
-}
-
-/// The exclusive right to write, for as long as the descriptor is open.
-Result<Descriptor> lock(const std::string& path) {
-  Descriptor descriptor(::open((path + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (descriptor.get() >= 0 && ::flock(descriptor.get(), LOCK_EX | LOCK_NB) == 0) return descriptor;
-  if (errno == EWOULDBLOCK) return Error{ErrorCode::kStoreBusy, quote(path) + ": another process is writing there"};
-  return Error{ErrorCode::kIoWrite, fmt::format("cannot lock {}: {}", quote(path), std::strerror(errno))};
 }
 
 Status make_marker(const std::string& path) {
@@ -189,7 +180,7 @@ std::vector<std::shared_ptr<const Fold>> FoldCache::load(const VersionSource& so
 Result<std::shared_ptr<const Fold>> FoldCache::make(const VersionSource& source, size_t from, size_t to,
                                                     const Work& work) {
   TRY(ensure_folder(folds_path()));  // somebody may have emptied the cache
-  const Descriptor exclusive = TRY(lock(path_));
+  const Descriptor exclusive = TRY(lock_folder(path_));
   TRY(remove_leftovers(folds_path()));
   const std::string name = name_between(source.snapshot(), from, to);
   const auto before = TRY(source.reader(from));

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -98,6 +99,19 @@ Status remove_whole(const std::string& parent, const std::string& name) {
   }
   TRY(sync_folder(parent));
   return remove_tree(hidden);
+}
+
+Result<Descriptor> lock_folder(const std::string& path) {
+  const std::string file = path + "/lock";
+  Descriptor descriptor(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!descriptor)
+    return Error{ErrorCode::kIoWrite, fmt::format("cannot open {}: {}", quote(file), std::strerror(errno))};
+  if (flock(descriptor.get(), LOCK_EX | LOCK_NB) == 0) return descriptor;
+  if (errno == EWOULDBLOCK) {
+    return Error{ErrorCode::kStoreBusy,
+                 fmt::format("another process is writing to {}; try again when it has finished", quote(path))};
+  }
+  return Error{ErrorCode::kIoWrite, fmt::format("cannot lock {}: {}", quote(file), std::strerror(errno))};
 }
 
 Status ensure_folder(const std::string& path) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "common/descriptor.h"
 #include "common/result.h"
 
 namespace weightfs::store {
@@ -34,6 +35,9 @@ class StagedFolder {
 Status remove_leftovers(const std::string& parent);
 /// Removes parent/name so that a reader sees all of it or nothing of it.
 Status remove_whole(const std::string& parent, const std::string& name);
+/// The exclusive right to write to a folder, by its file `lock`, for as long as the descriptor is open (also across
+/// fork() and kill).  store.busy at once when somebody else has it.
+Result<Descriptor> lock_folder(const std::string& path);
 /// Makes a folder that may be there already.
 Status ensure_folder(const std::string& path);
 

@@ -134,31 +134,13 @@ Status check_version_name(const std::string& name) {
 }
 
 Result<StoreLock> StoreLock::take(const std::string& store_path) {
-  const std::string path = store_path + "/lock";
-  const int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (descriptor < 0) {
-    return Error{ErrorCode::kIoWrite, fmt::format("cannot open {}: {}", quote(path), std::strerror(errno))};
-  }
-  StoreLock lock(descriptor);
-  if (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
-    if (errno == EWOULDBLOCK) {
-      return Error{ErrorCode::kStoreBusy,
-                   fmt::format("another process is writing to {}; try again when it has finished", quote(store_path))};
-    }
-    return Error{ErrorCode::kIoWrite, fmt::format("cannot lock {}: {}", quote(path), std::strerror(errno))};
-  }
+  StoreLock lock(TRY(lock_folder(store_path)));
   for (const char* folder : {"/versions", "/nets"}) {
     TRY(ensure_folder(store_path + folder));
     TRY(remove_leftovers(store_path + folder));
   }
   return lock;
 }
-
-StoreLock::~StoreLock() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-}
-
-StoreLock::StoreLock(StoreLock&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 std::string new_store_json() {
   std::random_device random;

@@ -4,9 +4,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "chain/native_store.h"
+#include "common/descriptor.h"
 #include "common/result.h"
 #include "delta/native_manifest.h"
 #include "io/files.h"
@@ -61,15 +63,10 @@ class StoreLock {
  public:
   /// store.busy at once when somebody else has it.  Removes what a killed writer left behind.
   static Result<StoreLock> take(const std::string& store_path);
-  ~StoreLock();
-  StoreLock(StoreLock&& other) noexcept;
-  StoreLock& operator=(StoreLock&&) = delete;
-  StoreLock(const StoreLock&) = delete;
-  StoreLock& operator=(const StoreLock&) = delete;
 
  private:
-  explicit StoreLock(int descriptor) : descriptor_(descriptor) {}
-  int descriptor_;
+  explicit StoreLock(Descriptor descriptor) : descriptor_(std::move(descriptor)) {}
+  Descriptor descriptor_;
 };
 
 /// Text of a new store.json, with a random id.
