@@ -16,9 +16,9 @@
 namespace weightfs {
 namespace {
 
-uint64_t hash64(const void* bytes, size_t size) { return XXH3_64bits(bytes, size); }
+inline uint64_t hash64(const void* bytes, size_t size) { return XXH3_64bits(bytes, size); }
 
-void update128(void* state, const void* bytes, size_t size) {
+inline void update128(void* state, const void* bytes, size_t size) {
   XXH3_128bits_update(static_cast<XXH3_state_t*>(state), bytes, size);
 }
 
