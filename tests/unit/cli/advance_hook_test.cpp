@@ -517,8 +517,8 @@ TEST_F(AdvanceHookTest, WhatAFormerProcessWasRunningIsEndedBeforeAnythingRuns) {
     processes >> shell;
     auto left = std::make_shared<const LeftHook>(handle_of(shell));
     auto former = std::move(hook_);
-    start(fmt::format("kill -0 {} 2> /dev/null && ! grep -q Z /proc/{}/stat && echo alive || echo gone", shell, shell),
-          kLong, seconds(5), std::move(left));
+    start(fmt::format("grep -qs ') [^ZX]' /proc/{}/stat && echo alive || echo gone", shell), kLong, seconds(5),
+          std::move(left));
     advance("2", 20);
     after_runs(1);
     EXPECT_THAT(told(), Contains(20u));
