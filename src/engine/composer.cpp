@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/checked.h"
 #include "common/text.h"
 #include "engine/engine.h"
 #include "model/dtype.h"
@@ -66,29 +67,29 @@ Result<std::optional<size_t>> Composer::step_at(size_t tensor, size_t ordinal) {
   return std::optional<size_t>(static_cast<size_t>(after - list.begin()) - 1);
 }
 
-Status Composer::compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
-  if (TRY(is_deep(tensor, step))) return compose_folded(tensor, step, offset, out);
-  return compose_plainly(tensor, step, offset, out);
+Status Composer::compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow) {
+  if (TRY(is_deep(tensor, step))) return compose_folded(tensor, step, offset, out, flow);
+  return compose_plainly(tensor, step, offset, out, flow);
 }
 
-Status Composer::compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+Status Composer::compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow) {
   const size_t next = TRY(begin(tensor, step, offset, out));
-  return apply(tensor, next, step, offset, out);
+  return apply(tensor, next, step, offset, out, flow);
 }
 
 /// By a fold in memory, which is made when the segment is composed for the second time.
-Status Composer::compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out) {
+Status Composer::compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow) {
   const Steps& list = *TRY(steps(tensor));
   const FoldedSegments::Place place{tensor, &list, above_dense(list, step), step, offset / codec::kSegmentBytes};
   const auto below = [&](uint64_t at, MutableBytes bytes) { return read_below(tensor, place.first, at, bytes); };
-  const auto composed = [&](uint64_t at, MutableBytes bytes) { return compose_plainly(tensor, step, at, bytes); };
+  const auto composed = [&](uint64_t at, MutableBytes bytes) { return compose_plainly(tensor, step, at, bytes, flow); };
   const uint64_t size = segment_bytes(tensor, place.index);
   auto found = folded_.find(place);
   if (!found && !folded_.is_wanted(place, size, out.size())) return composed(offset, out);
   if (!found) found = TRY(folded_.find_or_make(place, element_bytes(tensor), size, below, composed));
   TRY(below(offset, out));
   found->segment->apply(offset % codec::kSegmentBytes, out);
-  return apply(tensor, found->step + 1, step, offset, out);
+  return apply(tensor, found->step + 1, step, offset, out, flow);
 }
 
 unsigned Composer::element_bytes(size_t tensor) const {
@@ -128,7 +129,7 @@ Result<size_t> Composer::begin(size_t tensor, size_t step, uint64_t offset, Muta
       return start.next;
     }
     const auto from = TRY(step_at(tensor, *start.fold->link.from));
-    TRY(from ? compose_plainly(tensor, *from, offset, out) : read_below(tensor, 0, offset, out));
+    TRY(from ? compose_plainly(tensor, *from, offset, out, nullptr) : read_below(tensor, 0, offset, out));
     const Status folded =
         fold_reader_.apply(*start.fold, tensor, snapshot_.base().tensors()[tensor].bytes(), offset, out);
     if (folded) return start.next;
@@ -152,9 +153,9 @@ Status Composer::read_below(size_t tensor, size_t first, uint64_t offset, Mutabl
   return shard.source->read_at(base.file_offset(tensor) + offset, out);
 }
 
-Result<std::vector<Composer::Frame>> Composer::frames(size_t tensor, std::optional<size_t> from, size_t step) {
+Result<std::vector<PatchFrame>> Composer::frames(size_t tensor, std::optional<size_t> from, size_t step) {
   const Steps& list = *TRY(steps(tensor));
-  std::vector<Frame> frames;
+  std::vector<PatchFrame> frames;
   size_t next = TRY(first_patch(tensor, step));
   if (from.has_value()) next = std::max(next, from.value() + 1);
   for (; next <= step; ++next) {
@@ -209,42 +210,92 @@ Status Composer::keep_folded(size_t tensor, size_t step, const Blocks& blocks) {
   return {};
 }
 
-Status Composer::advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out) {
+Status Composer::advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out,
+                         const FrameFlow* flow) {
   const Steps& list = *TRY(steps(tensor));
   const size_t next = from ? *from + 1 : 0;
   // What is dense on the way, or in a fold, is the shorter way.
   const bool apart = next >= above_dense(list, step) && next + Folds::kDeep >= TRY(first_patch(tensor, step));
-  return apart ? apply(tensor, next, step, offset, out) : compose(tensor, step, offset, out);
+  return apart ? apply(tensor, next, step, offset, out, flow) : compose(tensor, step, offset, out, flow);
 }
 
 /// Applies the (sparse) steps first to last, both included.
-Status Composer::apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out) {
+Status Composer::apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out,
+                       const FrameFlow* flow) {
+  const uint64_t index = offset / codec::kSegmentBytes;
   for (size_t next = first; next <= last; ++next) {
-    const auto patch = TRY(segment(tensor, next, offset / codec::kSegmentBytes));
+    auto patch = flow == nullptr ? nullptr : flow->find(next, index);
+    if (!patch) patch = TRY(segment(tensor, next, index));
     patch->apply(offset % codec::kSegmentBytes, out);
   }
   return {};
 }
 
-Result<std::shared_ptr<const codec::PatchSegment>> Composer::segment(size_t tensor, size_t step, uint64_t index) {
+Status Composer::decode(FrameFlow& flow, size_t frame, const Ready& ready) {
+  const PatchFrame& own = flow.frames()[frame];
+  Status status;
+  if (!flow.gave_up()) {
+    status = each_segment(own.tensor, own.step, [&](uint64_t index, Patch::Segment segment) {
+      const FrameFlow::Added added = flow.add(frame, index, std::move(segment));
+      return added == FrameFlow::Added::kComplete ? ready(index) : added == FrameFlow::Added::kPart;
+    });
+  }
+  for (const uint64_t index : flow.end_frame()) ready(index);
+  return status;
+}
+
+Result<Patch::Segment> Composer::segment(size_t tensor, size_t step, uint64_t index) {
   const TensorStep& published = (*TRY(steps(tensor)))[step];
   const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(published.version),
                      static_cast<uint32_t>(index), CacheKind::kSegment};
+  Patch::Segment found;
+  TRY(obtain(key, *published.change->patch, [&](uint64_t, Patch::Segment segment) {
+    found = std::move(segment);
+    return false;
+  }));
+  if (!found) found = codec::SegmentBuilder({}, 1).finish();  // of no bytes
+  return found;
+}
+
+/// Hands on all segments of a patch in order, as far as `sink` wants them.
+Status Composer::each_segment(size_t tensor, size_t step, const Patch::SegmentSink& sink) {
+  const TensorStep& published = (*TRY(steps(tensor)))[step];
+  const uint64_t count = ceil_div(snapshot_.base().tensors()[tensor].bytes(), codec::kSegmentBytes);
+  bool more = true;
+  for (uint64_t next = 0, before = count; more && next < count && next != before;) {
+    before = next;
+    const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(published.version),
+                       static_cast<uint32_t>(next), CacheKind::kSegment};
+    TRY(obtain(key, *published.change->patch, [&](uint64_t index, Patch::Segment segment) {
+      next = index + 1;
+      return more = sink(index, std::move(segment));
+    }));
+  }
+  return {};
+}
+
+/// Hands on at least the segment of `key`: from the cache, or decoded by one thread while others wait for it, and then
+/// what follows as well, as far as `sink` wants it.
+Status Composer::obtain(const CacheKey& key, const Patch& patch, const Patch::SegmentSink& sink) {
+  const auto found = [&] {
+    auto segment = cache_.find<codec::PatchSegment>(key);
+    if (segment) sink(key.index, segment);
+    return segment != nullptr;
+  };
   CacheKey patch_key = key;
   patch_key.index = 0;
   for (;;) {
-    if (auto found = cache_.find<codec::PatchSegment>(key)) {
+    if (found()) {
       counters_.segment_hits.fetch_add(1, std::memory_order_relaxed);
-      return found;
+      return {};
     }
     if (auto failed = failures_.find(patch_key)) return *failed;
-    const Patch& patch = *published.change->patch;
     const auto lease = flights_.claim(patch.random_access() ? key : patch_key);
     if (!lease) continue;  // another thread has decoded it meanwhile, or failed
-    if (auto found = cache_.find<codec::PatchSegment>(key)) return found;
-    auto loaded = load(key, patch);
+    if (found()) return {};
+    const Status loaded = load(key, patch, sink);
     if (loaded) return loaded;
-    const Error failed = named(loaded.error(), tensor);
+    const Error failed = named(loaded.error(), key.tensor);
     failures_.remember(patch_key, failed);
     return failed;
   }
@@ -255,32 +306,36 @@ Error Composer::named(const Error& error, size_t tensor) const {
   return error.in("tensor " + quote(snapshot_.base().tensors()[tensor].info.name));
 }
 
-Result<std::shared_ptr<const codec::PatchSegment>> Composer::load(const CacheKey& key, const Patch& patch) {
+/// What follows in the same frame comes out on the way; it is kept as far as it leaves room for others, whether
+/// `sink` wants it or not.  All that load at the same time share one allowance.
+Status Composer::load(const CacheKey& key, const Patch& patch, const Patch::SegmentSink& sink) {
   std::vector<Patch::Segment> segments;
   std::vector<Cache::Reservation> reservations;  // what they hold is not in the cache yet
   const auto scratch = cache_.reserve(kLoadScratch);
   uint64_t cost = 0;
-  // What follows in the same frame comes out on the way; keep it as far as it leaves room for others.
-  // All that load at the same time share one allowance.
-  const auto sink = [&](uint64_t, Patch::Segment segment) {
-    cost += segment->cost();
-    const uint64_t all = loading_.fetch_add(segment->cost(), std::memory_order_relaxed) + segment->cost();
-    reservations.push_back(cache_.reserve(segment->cost()));
-    segments.push_back(std::move(segment));
-    return !patch.random_access() && all < cache_.budget() / 8;
-  };
-  const Status loaded = patch.load_segments(key.index, sink);
+  bool room = true;
+  bool wanted = true;
+  const Status loaded = patch.load_segments(key.index, [&](uint64_t index, const Patch::Segment& segment) {
+    counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
+    if (room) {
+      cost += segment->cost();
+      const uint64_t all = loading_.fetch_add(segment->cost(), std::memory_order_relaxed) + segment->cost();
+      reservations.push_back(cache_.reserve(segment->cost()));
+      segments.push_back(segment);
+      room = !patch.random_access() && all < cache_.budget() / 8;
+    }
+    wanted = wanted && sink(index, segment);
+    return room || wanted;
+  });
   loading_.fetch_sub(cost, std::memory_order_relaxed);
-  if (!loaded) return loaded.error();
-  if (segments.empty()) return std::shared_ptr<const codec::PatchSegment>(codec::SegmentBuilder({}, 1).finish());
-  counters_.segments_decoded.fetch_add(segments.size(), std::memory_order_relaxed);
+  if (!loaded) return loaded;
   for (size_t i = segments.size(); i-- > 0;) {  // the one asked for last: it is the most recently used
     CacheKey own = key;
     own.index = static_cast<uint32_t>(key.index + i);
     reservations[i].release();  // the cache counts it from here on
     cache_.insert(own, segments[i], segments[i]->cost());
   }
-  return segments.front();
+  return {};
 }
 
 }  // namespace weightfs

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "engine/fold_reader.h"
 #include "engine/folded_segments.h"
 #include "engine/folds.h"
+#include "engine/frame_flow.h"
 #include "engine/single_flight.h"
 
 namespace weightfs {
@@ -46,25 +48,26 @@ class Composer {
   Result<std::optional<size_t>> step_at(size_t tensor, size_t ordinal);
 
   /// Fills `out` with the bytes from `offset` on of `tensor` after step `step`.  The range lies inside one segment and
-  /// consists of whole blocks of kBlockBytes, the last of the tensor being shorter.
-  Status compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+  /// consists of whole blocks of kBlockBytes, the last of the tensor being shorter.  What `flow` (or null) holds of the
+  /// tensor's patches is taken from there.
+  Status compose(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow = nullptr);
 
   /// The same where `out` holds the bytes after step `from` (nothing: the base's) already.
-  Status advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out);
+  Status advance(size_t tensor, std::optional<size_t> from, size_t step, uint64_t offset, MutableBytes out,
+                 const FrameFlow* flow = nullptr);
 
   /// Blocks of kBlockBytes that make up a whole tensor.
   using Blocks = std::vector<std::shared_ptr<Block>>;
   /// Composes a whole tensor patch by patch, each decoded once from front to back and not kept: for patches that do
   /// not fit into memory all together.  Takes one thread; `blocks` are there and not filled.
   Status compose_all(size_t tensor, size_t step, const Blocks& blocks);
-  /// A patch that is decoded as a whole before any part of it can be used.
-  struct Frame {
-    size_t tensor;
-    size_t step;
-    uint64_t bytes;  ///< of memory that it takes decoded, about
-  };
   /// The frames among the patches that lead to `step`, from `from` (nothing: from the base) or the newest dense bytes.
-  Result<std::vector<Frame>> frames(size_t tensor, std::optional<size_t> from, size_t step);
+  Result<std::vector<PatchFrame>> frames(size_t tensor, std::optional<size_t> from, size_t step);
+  /// Takes a segment that can be composed now, and lets go of it; returns false to stop.
+  using Ready = std::function<bool(uint64_t index)>;
+  /// Decodes one frame of a flow.  When all of them are, `ready` was called once for each segment of the tensor; those
+  /// that the flow gave up are composed without it.  After a failure nothing that was composed may be used.
+  Status decode(FrameFlow& flow, size_t frame, const Ready& ready);
 
   /// The oldest patch that compose() applies to reach `step` by itself: what is older is dense, or in a fold.
   Result<size_t> first_patch(size_t tensor, size_t step) { return TRY(start(tensor, step)).next; }
@@ -87,14 +90,16 @@ class Composer {
   Result<Start> start(size_t tensor, size_t step);
   Result<size_t> begin(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
   Result<size_t> begin_all(size_t tensor, size_t step, const Blocks& blocks);
-  Status compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
-  Status compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out);
+  Status compose_plainly(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow);
+  Status compose_folded(size_t tensor, size_t step, uint64_t offset, MutableBytes out, const FrameFlow* flow);
   Status keep_folded(size_t tensor, size_t step, const Blocks& blocks);
   unsigned element_bytes(size_t tensor) const;
   uint64_t segment_bytes(size_t tensor, uint64_t index) const;
   Status read_below(size_t tensor, size_t first, uint64_t offset, MutableBytes out);
-  Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out);
-  Result<std::shared_ptr<const codec::PatchSegment>> load(const CacheKey& key, const Patch& patch);
+  Status apply(size_t tensor, size_t first, size_t last, uint64_t offset, MutableBytes out, const FrameFlow* flow);
+  Status each_segment(size_t tensor, size_t step, const Patch::SegmentSink& sink);
+  Status obtain(const CacheKey& key, const Patch& patch, const Patch::SegmentSink& sink);
+  Status load(const CacheKey& key, const Patch& patch, const Patch::SegmentSink& sink);
   Error named(const Error& error, size_t tensor) const;
   Result<bool> base_bytes_equal(size_t a, size_t b) const;
 

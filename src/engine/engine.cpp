@@ -260,6 +260,10 @@ Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
   const auto step = TRY(composer_.step_at(tensor, ordinal));
   if (!step) return check;  // published for a tied tensor whose bytes differ in the base: it does not hold here
   const DeltaTensor& change = *(*TRY(composer_.steps(tensor)))[*step].change;
+  if (shared_.verify && change.digest) {  // first: it decodes side by side what is looked at below
+    TRY(verifier_.verified(tensor, *step));
+    check.digest_checked = true;
+  }
   if (change.patch->dense()) {
     std::vector<std::byte> piece(std::min(check.bytes, codec::kSegmentBytes));
     for (uint64_t at = 0; at < check.bytes; at += piece.size()) {
@@ -271,18 +275,19 @@ Result<TensorCheck> Engine::Impl::check_tensor(size_t ordinal, size_t tensor) {
       check.changed_elements += TRY(composer_.segment(tensor, *step, i))->changed_elements();
     }
   }
-  if (shared_.verify && change.digest) {
-    TRY(verifier_.verified(tensor, *step));
-    check.digest_checked = true;
-  }
   return check;
 }
 
 Status Engine::Impl::check_version(size_t ordinal, const std::function<bool()>& cancelled) {
   if (!snapshot_->is_native()) {
     const auto& tensors = snapshot_->admitted(ordinal).delta->tensors;
-    return by_turns(tensors.size(), [&](size_t i) -> Status {
-      if (!cancelled()) TRY(check_tensor(ordinal, tensors[i].tensor));
+    std::vector<size_t> longest_first;
+    for (const DeltaTensor& change : tensors) longest_first.push_back(change.tensor);
+    std::stable_sort(longest_first.begin(), longest_first.end(), [&](size_t a, size_t b) {
+      return snapshot_->base().tensors()[a].bytes() > snapshot_->base().tensors()[b].bytes();
+    });
+    return by_turns(longest_first.size(), [&](size_t i) -> Status {
+      if (!cancelled()) TRY(check_tensor(ordinal, longest_first[i]));
       return {};
     });
   }

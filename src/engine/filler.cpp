@@ -85,9 +85,9 @@ bool Filler::alike(const VersionFile& a, const VersionFile& b) const {
          first->header == second->header;
 }
 
-Result<std::vector<Composer::Frame>> Filler::frames(const VersionFile& file, size_t object,
-                                                    const std::optional<VersionFile>& below) const {
-  std::vector<Composer::Frame> none;
+Result<std::vector<PatchFrame>> Filler::frames(const VersionFile& file, size_t object,
+                                               const std::optional<VersionFile>& below) const {
+  std::vector<PatchFrame> none;
   if (snapshot_.is_native() || object == FilePiece::kPlain) return none;
   const auto step = TRY(composer_.step_at(object, file.ordinal));
   if (!step) return none;
@@ -95,27 +95,22 @@ Result<std::vector<Composer::Frame>> Filler::frames(const VersionFile& file, siz
   return composer_.frames(object, from_below ? TRY(composer_.step_at(object, below->ordinal)) : std::nullopt, *step);
 }
 
-Status Filler::load(const Composer::Frame& frame) const {
-  TRY(composer_.segment(frame.tensor, frame.step, 0));
-  return {};
-}
-
 Status Filler::fill(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
-                    MutableBytes out) const {
+                    const FrameFlow* flow, MutableBytes out) const {
   if (piece.object == FilePiece::kPlain) return read_plain_(file, piece.offset, out);
   if (snapshot_.is_native()) return fill_object(file, piece, held, out);
-  return fill_tensor(file, piece, held, out);
+  return fill_tensor(file, piece, held, flow, out);
 }
 
 Status Filler::fill_tensor(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
-                           MutableBytes out) const {
+                           const FrameFlow* flow, MutableBytes out) const {
   const auto step = TRY(composer_.step_at(piece.object, file.ordinal));
   const auto from = held ? TRY(composer_.step_at(piece.object, held->ordinal)) : std::nullopt;
   if (held && from == step) return {};
   if (!step) return read_plain_(file, piece.offset, out);
   counters_.blocks_decoded.fetch_add((out.size() + kBlockBytes - 1) / kBlockBytes, std::memory_order_relaxed);
-  if (held) return composer_.advance(piece.object, from, *step, piece.object_offset, out);
-  return composer_.compose(piece.object, *step, piece.object_offset, out);
+  if (held) return composer_.advance(piece.object, from, *step, piece.object_offset, out, flow);
+  return composer_.compose(piece.object, *step, piece.object_offset, out, flow);
 }
 
 Result<std::optional<NativeTrail>> Filler::trail_from(const VersionFile& file, size_t object,
@@ -150,16 +145,20 @@ Result<bool> Filler::same_check(size_t a, size_t b, size_t object) const {
   return TRY(composer_.step_at(object, a)) == TRY(composer_.step_at(object, b));
 }
 
-Status Filler::check(const VersionFile& file, size_t object, Bytes bytes) const {
-  if (snapshot_.is_native() || object == FilePiece::kPlain || !verify_) return {};
+Result<std::optional<DigestCheck>> Filler::digest_check(const VersionFile& file, size_t object) const {
+  if (snapshot_.is_native() || object == FilePiece::kPlain || !verify_) return std::optional<DigestCheck>();
   const auto step = TRY(composer_.step_at(object, file.ordinal));
-  if (!step) return {};
+  if (!step) return std::optional<DigestCheck>();
   const DeltaTensor& change = *(*TRY(composer_.steps(object)))[*step].change;
-  if (!change.digest || change.patch->verbatim()) return {};
-  const auto hasher = TRY(hasher_of(change));
-  hasher->update(bytes);
-  Status compared = compare_digest(snapshot_, object, change, hasher->finish(), counters_);
-  if (!compared) TRY(composer_.reject_folds(object, *step, compared.error()));  // the next attempt does without
+  if (!change.digest || change.patch->verbatim()) return std::optional<DigestCheck>();
+  return std::optional(TRY(DigestCheck::of(snapshot_, object, change)));
+}
+
+Status Filler::finish(DigestCheck& check, const VersionFile& file, size_t object) const {
+  Status compared = check.finish(counters_);
+  if (compared) return {};
+  const auto step = TRY(composer_.step_at(object, file.ordinal));
+  TRY(composer_.reject_folds(object, *step, compared.error()));  // the next attempt does without
   return compared;
 }
 

@@ -12,6 +12,7 @@
 #include "common/result.h"
 #include "engine/composer.h"
 #include "engine/counters.h"
+#include "engine/digest_check.h"
 #include "engine/native_composer.h"
 #include "engine/native_trails.h"
 
@@ -74,23 +75,27 @@ class Filler {
   bool alike(const VersionFile& a, const VersionFile& b) const;
 
   /// The frames that filling `object` takes when it holds `below` (nothing: the base).
-  Result<std::vector<Composer::Frame>> frames(const VersionFile& file, size_t object,
-                                              const std::optional<VersionFile>& below) const;
-  /// Decodes one into the cache.
-  Status load(const Composer::Frame& frame) const;
+  Result<std::vector<PatchFrame>> frames(const VersionFile& file, size_t object,
+                                         const std::optional<VersionFile>& below) const;
+  /// Decodes one of them (Composer::decode).
+  Status decode(FrameFlow& flow, size_t frame, const Composer::Ready& ready) const {
+    return composer_.decode(flow, frame, ready);
+  }
 
-  /// Makes `out` hold a piece of `file`.  `held`: the earlier version of an alike() file whose bytes are there now.
-  /// After a failure it holds nothing of use.
+  /// Makes `out` hold a piece of `file`.  `held`: the earlier version of an alike() file whose bytes are there now;
+  /// `flow` (or null): of what is on the way to the object.  After a failure it holds nothing of use.
   Status fill(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
-              MutableBytes out) const;
-  /// Checks an object's published digest, where there is one that filling its pieces has not checked.
-  Status check(const VersionFile& file, size_t object, Bytes bytes) const;
-  /// True when check() would look at the same digest of the same bytes for both versions.
+              const FrameFlow* flow, MutableBytes out) const;
+  /// Checks an object's published digest, when it has one that filling its pieces does not check.
+  Result<std::optional<DigestCheck>> digest_check(const VersionFile& file, size_t object) const;
+  /// After all bytes.
+  Status finish(DigestCheck& check, const VersionFile& file, size_t object) const;
+  /// True when digest_check() looks at the same digest of the same bytes for both versions.
   Result<bool> same_check(size_t a, size_t b, size_t object) const;
 
  private:
   Status fill_tensor(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
-                     MutableBytes out) const;
+                     const FrameFlow* flow, MutableBytes out) const;
   Status fill_object(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
                      MutableBytes out) const;
   Status fill_by_trail(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,

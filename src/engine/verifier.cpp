@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Verification on first touch, and blocks.
 //
-// Deadlock rule: work that runs inside the arena (compose_window's and load_patches' tasks) may wait
-// for another thread's segment or block, but whoever holds such a lease never starts parallel work.
+// Deadlock rule: work that runs inside the arena (Run's tasks) may wait for another thread's segment or block, but
+// whoever holds such a lease never waits for parallel work.
 // Waiting for a whole tensor's verification happens only on the reader's own thread, outside the arena.
 #include "engine/verifier.h"
 
@@ -12,7 +12,10 @@
 #include "common/text.h"
 #include "engine/digest_check.h"
 #include "engine/engine.h"
+#include "engine/frame_flow.h"
+#include "engine/in_order.h"
 #include "engine/parallel.h"
+#include "engine/task_group.h"
 
 namespace weightfs {
 
@@ -87,64 +90,139 @@ Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verified(size_t 
   }
 }
 
-Status Verifier::load_patches(size_t tensor, size_t step) {
-  const size_t first = TRY(composer_.first_patch(tensor, step));
-  if (first >= step) return {};  // at most one patch: decoding it starts with the first block anyway
-  return run_parallel(arena_, step + 1 - first, [&](uint64_t i) -> Status {
-    TRY(composer_.segment(tensor, first + i, 0));
+/// What verifying one state of a tensor has to do for each of its blocks, in any order: compose it, digest it by
+/// itself, keep it when the whole tensor fits, and digest the tensor in order.
+class Verifier::Run {
+ public:
+  Run(Verifier& verifier, size_t tensor, size_t step, DigestCheck check)
+      : verifier_(verifier),
+        tensor_(tensor),
+        step_(step),
+        bytes_(verifier.snapshot_.base().tensors()[tensor].bytes()),
+        keep_(bytes_ <= verifier.cache_.budget() / 2),
+        check_(std::move(check)),
+        digests_(std::make_shared<BlockDigests>(ceil_div(bytes_, kBlockBytes))),
+        blocks_(digests_->size()),
+        order_(digests_->size()) {}
+
+  Result<std::shared_ptr<const BlockDigests>> run();
+
+ private:
+  Status by_flow(std::vector<PatchFrame> frames);
+  Status by_windows();
+  Status patch_by_patch();
+  Status compose_all();
+  Status load_patches();
+  std::shared_ptr<Block> take(uint64_t index) const {
+    return verifier_.pool_->take(verifier_.block_size(tensor_, index));
+  }
+  Status compose(uint64_t index, const FrameFlow* flow);
+  void composed(uint64_t index);
+
+  Verifier& verifier_;
+  const size_t tensor_;
+  const size_t step_;
+  const uint64_t bytes_;
+  const bool keep_;
+  DigestCheck check_;
+  const std::shared_ptr<BlockDigests> digests_;
+  std::vector<std::shared_ptr<Block>> blocks_;  // those that the tensor's digest has yet to see
+  InOrder order_;
+};
+
+Status Verifier::Run::compose(uint64_t index, const FrameFlow* flow) {
+  blocks_[index] = take(index);
+  verifier_.counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
+  TRY(verifier_.composer_.compose(tensor_, step_, index * kBlockBytes, blocks_[index]->bytes(), flow));
+  composed(index);
+  return {};
+}
+
+void Verifier::Run::composed(uint64_t index) {
+  (*digests_)[index] = xxh3_64(blocks_[index]->bytes());
+  if (keep_) {
+    verifier_.cache_.insert(verifier_.key_of(tensor_, step_, index, CacheKind::kBlock), blocks_[index], kBlockBytes);
+  }
+  order_.ready(index, [this](uint64_t next) {
+    check_.update(blocks_[next]->bytes());
+    blocks_[next].reset();
+  });
+}
+
+/// Composes what all patches have reached while they are decoded.
+Status Verifier::Run::by_flow(std::vector<PatchFrame> frames) {
+  constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
+  FrameFlow::Allowance allowance{verifier_.cache_, verifier_.cache_.budget() / 8};
+  FrameFlow flow(std::move(frames), bytes_, allowance);
+  TaskGroup tasks(verifier_.arena_);
+  const auto compose_segment = [&](uint64_t segment) -> Status {
+    for (uint64_t i = segment * kBlocks; i < std::min<uint64_t>((segment + 1) * kBlocks, blocks_.size()); ++i) {
+      TRY(compose(i, &flow));
+    }
+    flow.let_go(segment);
+    return {};
+  };
+  const auto ready = [&](uint64_t segment) {
+    tasks.run([&compose_segment, segment] { return compose_segment(segment); });
+    return true;
+  };
+  for (size_t frame = 0; frame < flow.frames().size(); ++frame) {
+    tasks.run([&, frame] { return verifier_.composer_.decode(flow, frame, ready); });
+  }
+  return tasks.wait();
+}
+
+Status Verifier::Run::load_patches() {
+  const size_t first = TRY(verifier_.composer_.first_patch(tensor_, step_));
+  if (first >= step_) return {};  // at most one patch: decoding it starts with the first block anyway
+  return run_parallel(verifier_.arena_, step_ + 1 - first, [&](uint64_t i) -> Status {
+    TRY(verifier_.composer_.segment(tensor_, first + i, 0));
     return {};
   });
 }
 
-Status Verifier::compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window,
-                                BlockDigests& digests) {
-  return run_parallel(arena_, window.size(), [&](uint64_t i) -> Status {
-    window[i] = pool_->take(block_size(tensor, first + i));
-    counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
-    TRY(composer_.compose(tensor, step, (first + i) * kBlockBytes, window[i]->bytes()));
-    digests[first + i] = xxh3_64(window[i]->bytes());
+/// As many blocks at a time as there shall be, when none of them is kept.
+Status Verifier::Run::by_windows() {
+  TRY(load_patches());
+  for (uint64_t first = 0; first < blocks_.size(); first += verifier_.window_blocks_) {
+    const uint64_t count = std::min<uint64_t>(verifier_.window_blocks_, blocks_.size() - first);
+    const auto reservation = verifier_.cache_.reserve(count * kBlockBytes);
+    TRY(run_parallel(verifier_.arena_, count, [&](uint64_t i) { return compose(first + i, nullptr); }));
+  }
+  return {};
+}
+
+/// For patches of which so many do not fit that each would be decoded again for every few blocks.
+Status Verifier::Run::patch_by_patch() {
+  auto reservation = verifier_.cache_.reserve(blocks_.size() * kBlockBytes);
+  for (size_t i = 0; i < blocks_.size(); ++i) blocks_[i] = take(i);
+  verifier_.counters_.blocks_decoded.fetch_add(blocks_.size(), std::memory_order_relaxed);
+  TRY(verifier_.composer_.compose_all(tensor_, step_, blocks_));
+  reservation.release();  // what goes into the cache counts there
+  return run_parallel(verifier_.arena_, blocks_.size(), [&](uint64_t i) -> Status {
+    composed(i);
     return {};
   });
 }
 
-Status Verifier::compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks,
-                             BlockDigests& digests) {
-  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = pool_->take(block_size(tensor, i));
-  counters_.blocks_decoded.fetch_add(blocks.size(), std::memory_order_relaxed);
-  TRY(composer_.compose_all(tensor, step, blocks));
-  return run_parallel(arena_, blocks.size(), [&](uint64_t i) -> Status {
-    digests[i] = xxh3_64(blocks[i]->bytes());
-    return {};
-  });
+Status Verifier::Run::compose_all() {
+  if (bytes_ == 0) return {};
+  auto frames = TRY(verifier_.composer_.frames(tensor_, std::nullopt, step_));
+  uint64_t patch_bytes = 0;
+  for (const PatchFrame& frame : frames) patch_bytes += frame.bytes;
+  if (keep_ && patch_bytes > verifier_.cache_.budget() / 8) return patch_by_patch();
+  return keep_ && !frames.empty() ? by_flow(std::move(frames)) : by_windows();
+}
+
+Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::Run::run() {
+  TRY(compose_all());
+  TRY(check_.finish(verifier_.counters_));
+  return std::shared_ptr<const BlockDigests>(digests_);
 }
 
 Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::verify(size_t tensor, size_t step) {
   const DeltaTensor& change = *(*TRY(composer_.steps(tensor)))[step].change;
-  const uint64_t bytes = snapshot_.base().tensors()[tensor].bytes();
-  const uint64_t blocks = ceil_div(bytes, kBlockBytes);
-  const bool keep = bytes <= cache_.budget() / 2;
-  auto digests = std::make_shared<BlockDigests>(blocks);
-  const auto hasher = TRY(hasher_of(change));
-  // Patches that do not fit are applied one after the other to the whole tensor; block by block each would be decoded
-  // again for every few of them.
-  uint64_t patch_bytes = 0;
-  for (const Composer::Frame& frame : TRY(composer_.frames(tensor, std::nullopt, step))) patch_bytes += frame.bytes;
-  const bool patch_by_patch = keep && patch_bytes > cache_.budget() / 8;
-  const uint64_t window_blocks = patch_by_patch ? std::max<uint64_t>(blocks, 1) : window_blocks_;
-  if (bytes != 0 && !patch_by_patch) TRY(load_patches(tensor, step));
-  for (uint64_t first = 0; first < blocks; first += window_blocks) {
-    std::vector<std::shared_ptr<Block>> window(std::min(window_blocks, blocks - first));
-    auto reservation = cache_.reserve(window.size() * kBlockBytes);
-    TRY(patch_by_patch ? compose_all(tensor, step, window, *digests)
-                       : compose_window(tensor, step, first, window, *digests));
-    if (keep) reservation.release();  // what goes into the cache counts there
-    for (uint64_t i = 0; i < window.size(); ++i) {
-      hasher->update(window[i]->bytes());
-      if (keep) cache_.insert(key_of(tensor, step, first + i, CacheKind::kBlock), window[i], kBlockBytes);
-    }
-  }
-  TRY(compare_digest(snapshot_, tensor, change, hasher->finish(), counters_));
-  return std::shared_ptr<const BlockDigests>(std::move(digests));
+  return Run(*this, tensor, step, TRY(DigestCheck::of(snapshot_, tensor, change))).run();
 }
 
 }  // namespace weightfs

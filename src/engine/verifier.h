@@ -34,12 +34,10 @@ class Verifier {
               MutableBytes out);
 
  private:
+  class Run;
+
   CacheKey key_of(size_t tensor, size_t step, uint64_t index, CacheKind kind);
   Result<std::shared_ptr<const BlockDigests>> verify(size_t tensor, size_t step);
-  Status compose_window(size_t tensor, size_t step, uint64_t first, std::vector<std::shared_ptr<Block>>& window,
-                        BlockDigests& digests);
-  Status compose_all(size_t tensor, size_t step, std::vector<std::shared_ptr<Block>>& blocks, BlockDigests& digests);
-  Status load_patches(size_t tensor, size_t step);
   size_t block_size(size_t tensor, uint64_t index) const;
 
   const Snapshot& snapshot_;

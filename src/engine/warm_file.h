@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <oneapi/tbb/task_arena.h>
-
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "engine/cache.h"
+#include "engine/digest_check.h"
 #include "engine/filler.h"
+#include "engine/in_order.h"
 #include "io/memory_file.h"
 
 namespace weightfs {
 
 /// A file of a version, decoded into memory, or on the way there.
 ///
-/// Only the thread that fills may call assign() and adopt(); during fill_files() its helpers call fill_piece().
+/// Only the thread that fills may call assign() and adopt(); during fill_files() (fill_files.h) its helpers call
+/// fill_piece().
 /// Everything else is thread-safe.  Which version each piece holds is remembered, so that filling goes on where it was
 /// stopped, and memory can be made to hold another version.
 class WarmFile {
@@ -50,18 +50,30 @@ class WarmFile {
 
   // For fill_files().
   const std::vector<Group>& groups() const { return groups_; }
-  void begin();
+  /// Finds out which groups have to be checked.
+  Status begin(const Filler& filler);
   /// The version from which a group's bytes are made; nothing: from the base.
-  std::optional<VersionFile> below(const Group& group) const;
-  /// Fills a piece if it is not there, and checks its object when it was the last one.
-  Status fill_piece(const Filler& filler, size_t index);
+  std::optional<VersionFile> below(const Filler& filler, const Group& group) const;
+  /// Fills a piece if it is not there, from what `flow` (or null) holds for its object.  The object's digest is
+  /// computed as its pieces come, and compared after the last one.
+  Status fill_piece(const Filler& filler, size_t index, const FrameFlow* flow);
   /// After the last piece.  `failed`: nothing of what is there is of use.
   void end(bool failed);
 
  private:
+  /// What filling knows of a group until it ends.
+  struct Progress {
+    explicit Progress(size_t pieces) : order(pieces) {}
+    InOrder order;
+    std::optional<DigestCheck> check;   ///< nothing: there is no digest, or the bytes are those that had it already
+    std::atomic<bool> changed = false;  ///< bytes came that no digest was compared with
+  };
+
   void cut_groups();
-  Status make_piece(const Filler& filler, size_t index);
-  Status check_group(const Filler& filler, Group& group);
+  Result<bool> stays(const Filler& filler, const Group& group) const;
+  std::optional<VersionFile> usable(const Filler& filler, size_t index) const;
+  Status make_piece(const Filler& filler, size_t index, const FrameFlow* flow);
+  Status check_group(const Filler& filler, Group& group, Progress& progress);
   MutableBytes bytes_of(const FilePiece& piece) { return memory_->bytes().subspan(piece.offset, piece.size); }
 
   const std::unique_ptr<MemoryFile> memory_;
@@ -71,16 +83,9 @@ class WarmFile {
   std::vector<FilePiece> pieces_;
   std::vector<std::optional<VersionFile>> held_;  // by piece: what is there
   std::vector<Group> groups_;
-  std::vector<size_t> group_of_;            // by piece
-  std::vector<std::atomic<size_t>> left_;   // by group: pieces to come
-  std::vector<std::atomic<bool>> changed_;  // by group: bytes came that no digest was compared with
+  std::vector<size_t> group_of_;                     // by piece
+  std::vector<std::unique_ptr<Progress>> progress_;  // by group
   std::atomic<uint64_t> done_{0};
 };
-
-/// Makes files hold what they were assigned, all together, with the threads of `arena`.  Decoded patches are loaded for
-/// as many objects at a time as `patch_bytes` allows.  Returns early, without an error, when `cancelled` becomes true.
-/// Fails with the first failure; the files in which something failed hold nothing then.
-Status fill_files(std::span<const std::shared_ptr<WarmFile>> files, const Filler& filler, tbb::task_arena& arena,
-                  uint64_t patch_bytes, const std::atomic<bool>& cancelled);
 
 }  // namespace weightfs

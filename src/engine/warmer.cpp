@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/memory_limit.h"
 #include "common/text.h"
+#include "engine/fill_files.h"
 
 namespace weightfs {
 namespace {
@@ -192,7 +193,7 @@ Status Warmer::warm(Job& job, std::vector<VersionFile> files) {
   while (!files.empty()) {
     const auto memory = TRY(obtain(job, files));
     if (memory.empty()) return {};  // cancelled, or there is no room and nobody waits for it
-    Status filled = fill_files(memory, *job.source, arena_, cache_.budget() / 8, job.cancelled);
+    Status filled = fill_files(memory, *job.source, arena_, cache_, job.cancelled);
     settle(job, memory, !filled);
     if (!filled) return filled;
   }
