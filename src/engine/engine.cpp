@@ -99,6 +99,7 @@ struct Engine::Shared {
   tbb::task_arena lookups;  // of NativeTrails: whoever works there only reads files
   Counters counters;
   Cache cache;
+  FrameFlow::Allowance flows{cache};  // of verifications
   Folds folds;
   CachedHeads heads{cache};
   const std::shared_ptr<BlockPool> blocks;
@@ -113,7 +114,8 @@ class Engine::Impl : public std::enable_shared_from_this<Engine::Impl> {
       : snapshot_(std::move(snapshot)),
         shared_(shared),
         composer_(*snapshot_, shared.cache, shared.counters, shared.folds, shared.heads),
-        verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.arena, shared.threads, shared.blocks),
+        verifier_(*snapshot_, composer_, shared.cache, shared.counters, shared.flows, shared.arena, shared.threads,
+                  shared.blocks),
         native_(*snapshot_, shared.cache, shared.heads, shared.folds, shared.counters, {shared.arena, shared.lookups},
                 shared.verify, shared.units, shared.large_units),
         filler_(make_filler()) {

@@ -22,7 +22,7 @@ class FillRun {
         filler_(filler),
         arena_(arena),
         cancelled_(cancelled),
-        allowance_{cache, cache.budget() / 8},
+        allowance_(cache),
         failed_(files.size()) {}
 
   Status run() {

@@ -23,7 +23,7 @@ FrameFlow::~FrameFlow() {
 
 FrameFlow::Added FrameFlow::add(size_t frame, uint64_t index, Segment segment) {
   const uint64_t cost = segment->cost();
-  if (gave_up() || allowance_.held.load(std::memory_order_relaxed) + cost > allowance_.most) {
+  if (gave_up() || allowance_.held.load(std::memory_order_relaxed) + cost > allowance_.most()) {
     gave_up_.store(true, std::memory_order_relaxed);
     return Added::kTooMuch;
   }

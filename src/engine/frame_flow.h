@@ -9,6 +9,7 @@
 
 #include "delta/patch.h"
 #include "engine/cache.h"
+#include "engine/turns.h"
 
 namespace weightfs {
 
@@ -25,11 +26,16 @@ class FrameFlow {
  public:
   using Segment = Patch::Segment;
 
-  /// What several flows may hold together, which counts as reserved in `cache`.
+  /// What several flows may hold together: an eighth of the budget of `cache`, where it counts as reserved.
   struct Allowance {
+    explicit Allowance(Cache& of) : cache(of) {}
+    uint64_t most() const { return cache.budget() / 8; }
+    /// Waits until patches that take about so many bytes fit beside those of others.
+    Turns::Turn take_turn(uint64_t bytes) { return turns.take(bytes, most()); }
+
     Cache& cache;
-    const uint64_t most;
     std::atomic<uint64_t> held{0};
+    Turns turns;
   };
 
   /// `frames` are of one tensor, by rising step, at least one; `bytes`: of the tensor.  `allowance` must outlive this.

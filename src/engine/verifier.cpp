@@ -25,11 +25,13 @@ CacheKey Verifier::key_of(size_t tensor, size_t step, uint64_t index, CacheKind 
 }
 
 Verifier::Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters,
-                   tbb::task_arena& arena, unsigned threads, std::shared_ptr<BlockPool> pool)
+                   FrameFlow::Allowance& allowance, tbb::task_arena& arena, unsigned threads,
+                   std::shared_ptr<BlockPool> pool)
     : snapshot_(snapshot),
       composer_(composer),
       cache_(cache),
       counters_(counters),
+      allowance_(allowance),
       arena_(arena),
       pool_(std::move(pool)) {
   const uint64_t affordable = cache.budget() / kBlockBytes / 64;
@@ -108,7 +110,7 @@ class Verifier::Run {
   Result<std::shared_ptr<const BlockDigests>> run();
 
  private:
-  Status by_flow(std::vector<PatchFrame> frames);
+  Status by_flow(std::vector<PatchFrame> frames, uint64_t patch_bytes);
   Status by_windows();
   Status patch_by_patch();
   Status compose_all();
@@ -149,12 +151,14 @@ void Verifier::Run::composed(uint64_t index) {
   });
 }
 
-/// Composes what all patches have reached while they are decoded.
-Status Verifier::Run::by_flow(std::vector<PatchFrame> frames) {
+/// Composes what all patches have reached while they are decoded: side by side, or, where blocks are not to stay and
+/// must not wait in memory for the tensor's digest, one segment after the other.
+Status Verifier::Run::by_flow(std::vector<PatchFrame> frames, uint64_t patch_bytes) {
   constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
-  FrameFlow::Allowance allowance{verifier_.cache_, verifier_.cache_.budget() / 8};
-  FrameFlow flow(std::move(frames), bytes_, allowance);
-  TaskGroup tasks(verifier_.arena_);
+  const auto turn = verifier_.allowance_.take_turn(patch_bytes);
+  FrameFlow flow(std::move(frames), bytes_, verifier_.allowance_);
+  InOrder turns(ceil_div(bytes_, codec::kSegmentBytes));
+  TaskGroup tasks(verifier_.arena_);  // last: its tasks use the others
   const auto compose_segment = [&](uint64_t segment) -> Status {
     for (uint64_t i = segment * kBlocks; i < std::min<uint64_t>((segment + 1) * kBlocks, blocks_.size()); ++i) {
       TRY(compose(i, &flow));
@@ -163,7 +167,14 @@ Status Verifier::Run::by_flow(std::vector<PatchFrame> frames) {
     return {};
   };
   const auto ready = [&](uint64_t segment) {
-    tasks.run([&compose_segment, segment] { return compose_segment(segment); });
+    tasks.run([&, segment]() -> Status {
+      if (keep_) return compose_segment(segment);
+      Status composed;
+      turns.ready(segment, [&](uint64_t next) {
+        if (composed) composed = compose_segment(next);
+      });
+      return composed;
+    });
     return true;
   };
   for (size_t frame = 0; frame < flow.frames().size(); ++frame) {
@@ -210,8 +221,10 @@ Status Verifier::Run::compose_all() {
   auto frames = TRY(verifier_.composer_.frames(tensor_, std::nullopt, step_));
   uint64_t patch_bytes = 0;
   for (const PatchFrame& frame : frames) patch_bytes += frame.bytes;
-  if (keep_ && patch_bytes > verifier_.cache_.budget() / 8) return patch_by_patch();
-  return keep_ && !frames.empty() ? by_flow(std::move(frames)) : by_windows();
+  if (frames.empty()) return by_windows();
+  // What does not stay may flow by, however much it is.
+  const bool flows = !keep_ || patch_bytes <= verifier_.allowance_.most();
+  return flows ? by_flow(std::move(frames), patch_bytes) : patch_by_patch();
 }
 
 Result<std::shared_ptr<const Verifier::BlockDigests>> Verifier::Run::run() {

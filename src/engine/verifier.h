@@ -10,14 +10,15 @@
 #include "engine/block_pool.h"
 #include "engine/composer.h"
 #include "engine/engine.h"
+#include "engine/frame_flow.h"
 
 namespace weightfs {
 
 /// Checks composed tensors against their published digests and hands out decoded blocks.  Thread-safe.
 class Verifier {
  public:
-  Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters, tbb::task_arena& arena,
-           unsigned threads, std::shared_ptr<BlockPool> pool);
+  Verifier(const Snapshot& snapshot, Composer& composer, Cache& cache, Counters& counters,
+           FrameFlow::Allowance& allowance, tbb::task_arena& arena, unsigned threads, std::shared_ptr<BlockPool> pool);
 
   /// XXH3-64 of each block of a tensor that passed its digest.
   using BlockDigests = std::vector<uint64_t>;
@@ -44,6 +45,7 @@ class Verifier {
   Composer& composer_;
   Cache& cache_;
   Counters& counters_;
+  FrameFlow::Allowance& allowance_;
   tbb::task_arena& arena_;
   uint64_t window_blocks_;
   std::shared_ptr<BlockPool> pool_;

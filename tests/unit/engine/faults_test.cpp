@@ -283,7 +283,8 @@ TEST_F(Faults, TheVerifierComparesRedecodedBlocksWithItsHashes) {
   Folds folds;
   CachedHeads heads(cache);
   Composer composer(*snapshot_, cache, counters, folds, heads);
-  Verifier verifier(*snapshot_, composer, cache, counters, arena, 2, std::make_shared<BlockPool>(kBlockBytes));
+  FrameFlow::Allowance flows(cache);
+  Verifier verifier(*snapshot_, composer, cache, counters, flows, arena, 2, std::make_shared<BlockPool>(kBlockBytes));
   const size_t tensor = snapshot_->base().find_tensor("w0");
   auto digests = verifier.verified(tensor, 0);
   ASSERT_TRUE(digests) << digests.error().text();

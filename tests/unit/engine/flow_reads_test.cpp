@@ -114,6 +114,34 @@ TEST_F(FlowReads, ADeltaThatIsMuchLargerThanItLooksIsComposedAllTheSame) {
   EXPECT_LE(engine_->status().memory_used, 104u << 20);
 }
 
+TEST_F(FlowReads, FramesOfATensorThatDoesNotStayAreReadOnceForItsDigest) {
+  for (int i = 0; i < 3; ++i) publish(0.01);
+  open(24u << 20);
+  uint64_t stored = snapshot_->base().tensors()[0].bytes();
+  for (size_t version = 1; version <= 3; ++version) {
+    for (const DeltaTensor& change : snapshot_->admitted(version).delta->tensors) stored += change.stored_bytes;
+  }
+  const size_t entry = test::entry_of(*snapshot_, run_.shard_name(0));
+  std::string page(4096, '?');
+  const uint64_t big = snapshot_->base().file_offset(snapshot_->base().find_tensor("big"));
+  ASSERT_TRUE(engine_->read(3, entry, big, std::as_writable_bytes(std::span(page))));
+  EXPECT_LE(files_.counters().tensor_bytes, stored + (1u << 20)) << "a block may be composed again";
+  EXPECT_EQ(engine_->status().tensors_verified, 1u);
+  for (const size_t version : {3u, 1u}) expect_right(version);
+  EXPECT_LE(engine_->status().memory_used, 24u << 20);
+}
+
+TEST_F(FlowReads, ManyReadersOfTensorsThatDoNotStay) {
+  for (int i = 0; i < 3; ++i) publish(0.01, i == 1 ? "overwrite" : "xor");
+  open(16u << 20);
+  std::vector<std::jthread> readers;
+  for (size_t t = 0; t < 6; ++t) {
+    readers.emplace_back([this, t] { expect_right(1 + t % 3); });
+  }
+  readers.clear();
+  EXPECT_LE(engine_->status().memory_used, 16u << 20);
+}
+
 TEST_F(FlowReads, AFrameThatIsBadInTheMiddleFailsItsTensorAndNoOther) {
   publish(0.01);
   publish(0.01);

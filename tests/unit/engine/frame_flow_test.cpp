@@ -30,7 +30,7 @@ class FrameFlowTest : public ::testing::Test {
   }
 
   Cache cache_{64 << 20};
-  FrameFlow::Allowance allowance_{cache_, 1 << 20};
+  FrameFlow::Allowance allowance_{cache_};
   const Patch::Segment some_ = segment_of(100);
 };
 
@@ -84,7 +84,8 @@ TEST_F(FrameFlowTest, TheEndLetsGoOfAll) {
 }
 
 TEST_F(FrameFlowTest, MoreThanTheAllowanceEndsItAndTheLastFrameNamesWhatIsMissing) {
-  FrameFlow::Allowance little{cache_, 3 * some_->cost()};
+  Cache cache(8 * 3 * some_->cost());
+  FrameFlow::Allowance little{cache};
   FrameFlow flow(frames({2, 3}), 4 * codec::kSegmentBytes, little);
   EXPECT_EQ(flow.add(0, 0, some_), Added::kPart);
   EXPECT_EQ(flow.add(0, 1, some_), Added::kPart);
@@ -99,7 +100,8 @@ TEST_F(FrameFlowTest, MoreThanTheAllowanceEndsItAndTheLastFrameNamesWhatIsMissin
 }
 
 TEST_F(FrameFlowTest, AnAllowanceIsOfAllFlowsTogether) {
-  FrameFlow::Allowance little{cache_, 2 * some_->cost()};
+  Cache cache(8 * 2 * some_->cost());
+  FrameFlow::Allowance little{cache};
   FrameFlow first(frames({2}), codec::kSegmentBytes, little);
   {
     FrameFlow second(frames({2}), codec::kSegmentBytes, little);

@@ -11,6 +11,7 @@
 
 #include "support/made_run.h"
 #include "support/open_run.h"
+#include "unit/support/slowdown.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -80,7 +81,7 @@ void expect_equal_under_all_settings(const MadeRun& run, uint64_t seed) {
     const auto snapshot = test::open_snapshot(files, run.folder());
     ASSERT_NE(snapshot, nullptr);
     Engine engine(snapshot, {setting.memory, setting.threads, true});
-    const int reads = setting.memory >= (3u << 20) ? 80 : 12;
+    const int reads = (setting.memory >= (3u << 20) ? 80 : 12) / test::kSlowdown;
     expect_equal_at_random(run, engine, 8, reads, seed);
     const EngineStatus status = engine.status();
     EXPECT_LE(status.memory_used, setting.memory);
@@ -148,7 +149,7 @@ TEST(EngineReads, RandomRunsOfManyKindsEqualPlainLoops) {
     const auto snapshot = test::open_snapshot(files, run.folder());
     ASSERT_NE(snapshot, nullptr);
     Engine engine(snapshot, {(seed + 1) * (400u << 10), 3, seed % 2 == 0});
-    expect_equal_at_random(run, engine, 8, 60, seed);
+    expect_equal_at_random(run, engine, 8, 60 / test::kSlowdown, seed);
   }
 }
 
