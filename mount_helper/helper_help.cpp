@@ -34,7 +34,7 @@ Mount options of the helper:
 Mount options of the daemon, as in 'weightfs mount -h' (an underscore does for a dash):
   base=DIR                  verify=tensor|off         memory=SIZE
   threads=N                 read-ahead=SIZE           passthrough=auto|off
-  warm-on-open=off|stream|memory                      cache=DIR
+  warm-on-open=off|stream|memory|wait                 cache=DIR
   cache-size=SIZE
   follow                    poll=SECONDS              keep=N|all
   warm=latest|none          pin-grace=SECONDS         advance-limit=SECONDS

@@ -33,7 +33,7 @@ constexpr std::array kRules = {
     OptionRule{.name = "threads", .kind = kCount, .least = 1, .most = 4096},
     OptionRule{.name = "read-ahead", .kind = kSize, .most = 1U << 30},
     OptionRule{.name = "passthrough", .kind = kChoice, .choices = "auto|off"},
-    OptionRule{.name = "warm-on-open", .kind = kChoice, .choices = "off|stream|memory"},
+    OptionRule{.name = "warm-on-open", .kind = kChoice, .choices = "off|stream|memory|wait"},
     OptionRule{.name = "allow-other"},
     OptionRule{.name = "follow"},
     OptionRule{.name = "poll", .kind = kSeconds, .least = kSecond / 100, .most = kMostSeconds, .needs_follow = true},

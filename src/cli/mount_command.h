@@ -40,7 +40,7 @@ struct MountOptions {
   bool allow_other = false;
   uint64_t read_ahead = kDefaultReadAhead;  ///< bytes; 0: leave the kernel's
   bool passthrough = true;                  ///< --passthrough=auto
-  std::string warm_on_open = "stream";      ///< off, stream or memory
+  std::string warm_on_open = "stream";      ///< off, stream, memory or wait
   MountFollowOptions follow;
   std::optional<MetricsTarget> metrics;  ///< where to show them, if anywhere
   std::string log_level = "info";

@@ -70,12 +70,14 @@ void add_mount_kernel(CLI::App& app, MountOptions& mount) {
 }
 
 void add_mount_streams(CLI::App& app, MountOptions& mount) {
-  app.add_option("--warm-on-open", mount.warm_on_open,
-                 "For a file that is read from front to back. stream (default): put\nwhat comes next into the page "
-                 "cache; memory: decode its version into\nmemory, the next files first, as far as --memory has room; "
-                 "off: nothing")
-      ->check(CLI::IsMember({"off", "stream", "memory"}).description(""))
-      ->type_name("off|stream|memory")
+  app.add_option(
+         "--warm-on-open", mount.warm_on_open,
+         "For a file that is read from front to back. stream (default): put\nwhat comes next into the page "
+         "cache; memory: decode its version into\nmemory, the next files first, as far as --memory has room; "
+         "wait: decode\na file into memory before it is opened, then the kernel reads it by itself,\nas fast as "
+         "a plain file; off: nothing")
+      ->check(CLI::IsMember({"off", "stream", "memory", "wait"}).description(""))
+      ->type_name("off|stream|memory|wait")
       ->group("Kernel");
 }
 

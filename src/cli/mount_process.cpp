@@ -121,6 +121,7 @@ std::string announce(const Catalog& catalog, const MountFacts& facts) {
 
 StreamPolicy stream_policy(std::string_view name) {
   if (name == "off") return StreamPolicy::kOff;
+  if (name == "wait") return StreamPolicy::kWait;
   return name == "memory" ? StreamPolicy::kMemory : StreamPolicy::kStore;
 }
 

@@ -42,7 +42,7 @@ struct MountFacts {
   std::string passthrough;  ///< "on", or why not
   size_t passthrough_open = 0;
   uint64_t passthrough_refused = 0;
-  std::string warm_on_open;   ///< "off", "stream" or "memory"
+  std::string warm_on_open;   ///< "off", "stream", "memory" or "wait"
   uint64_t streams = 0;       ///< files that were found to be read from front to back
   uint64_t bytes_stored = 0;  ///< put into the page cache ahead of readers
   TreesHeld held;

@@ -361,7 +361,11 @@ WarmStatus Engine::wait_until_warm(size_t ordinal, std::chrono::milliseconds lim
   return shared_->warmer.wait(*impl_->filler(), ordinal, limit);
 }
 bool Engine::warm_from(size_t ordinal, size_t entry) {
-  return shared_->warmer.start_from(impl_->filler(), {ordinal, entry});
+  return shared_->warmer.start_after(impl_->filler(), {ordinal, entry});
+}
+void Engine::warm_file(size_t ordinal, size_t entry, const std::function<bool()>& gone) {
+  const VersionFile file{ordinal, entry};
+  if (shared_->warmer.start_at(impl_->filler(), file)) shared_->warmer.wait_for(file, gone);
 }
 void Engine::cancel_warming(size_t ordinal) { shared_->warmer.cancel(ordinal); }
 void Engine::drop_warm(size_t ordinal) { shared_->warmer.drop(ordinal); }

@@ -124,6 +124,9 @@ class Engine {
   /// The same where a file is being read already: of its version what comes after it first, and only what there is
   /// memory for right now; false when nothing will come of it.
   bool warm_from(size_t ordinal, size_t entry);
+  /// The same where it is about to be read: the file itself first, and returns when it is warm, or will not be, or
+  /// `gone`, asked now and then, says that nobody waits for it any more.
+  void warm_file(size_t ordinal, size_t entry, const std::function<bool()>& gone);
   void cancel_warming(size_t ordinal);
   void drop_warm(size_t ordinal);
   WarmStatus warm_status(size_t ordinal) const;

@@ -23,11 +23,12 @@ FrameFlow::~FrameFlow() {
 
 FrameFlow::Added FrameFlow::add(size_t frame, uint64_t index, Segment segment) {
   const uint64_t cost = segment->cost();
-  if (gave_up() || allowance_.held.load(std::memory_order_relaxed) + cost > allowance_.most()) {
+  const uint64_t held = allowance_.held.fetch_add(cost, std::memory_order_relaxed) + cost;
+  if (gave_up() || held > allowance_.most()) {
+    allowance_.held.fetch_sub(cost, std::memory_order_relaxed);
     gave_up_.store(true, std::memory_order_relaxed);
     return Added::kTooMuch;
   }
-  allowance_.held.fetch_add(cost, std::memory_order_relaxed);
   Part& own = part(frame, index);
   own.room.emplace(allowance_.cache.reserve(cost));
   own.segment = std::move(segment);

@@ -156,6 +156,7 @@ void Verifier::Run::composed(uint64_t index) {
 Status Verifier::Run::by_flow(std::vector<PatchFrame> frames, uint64_t patch_bytes) {
   constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
   const auto turn = verifier_.allowance_.take_turn(patch_bytes);
+  const auto room = verifier_.cache_.reserve(2 * kBlockBytes);  // one is composed while one is digested
   FrameFlow flow(std::move(frames), bytes_, verifier_.allowance_);
   InOrder turns(ceil_div(bytes_, codec::kSegmentBytes));
   TaskGroup tasks(verifier_.arena_);  // last: its tasks use the others

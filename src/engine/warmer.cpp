@@ -83,10 +83,7 @@ bool Warmer::start_file(const Source& source, const VersionFile& file) {
   if (!source->decodes(file)) return false;
   const uint64_t size = source->size_of(file);
   const Lock lock(mutex_);
-  const auto same = [&](const auto& job) {
-    return job && job->ordinal == file.ordinal && job->entry.value_or(file.entry) == file.entry;
-  };
-  if (slot_of(file) != slots_.end() || same(running_) || std::any_of(queue_.begin(), queue_.end(), same)) return true;
+  if (slot_of(file) != slots_.end() || job_of(file)) return true;
   const bool room = size <= cache_.most_set_aside() - cache_.usage().set_aside;
   if (!room && oldest_unused(file.ordinal, size) == slots_.end()) return false;
   auto job = std::make_shared<Job>();
@@ -97,17 +94,58 @@ bool Warmer::start_file(const Source& source, const VersionFile& file) {
   return true;
 }
 
-bool Warmer::start_from(const Source& source, const VersionFile& file) {
+bool Warmer::start_after(const Source& source, const VersionFile& file) {
   auto files = source->files(file.ordinal);
   const auto found = std::find(files.begin(), files.end(), file);
   if (found == files.end()) return false;
   std::rotate(files.begin(), found + 1, files.end());
+  return start_files(source, files);
+}
+
+bool Warmer::start_at(const Source& source, const VersionFile& file) {
+  auto files = source->files(file.ordinal);
+  const auto found = std::find(files.begin(), files.end(), file);
+  if (found == files.end() || has(file)) return false;
+  std::rotate(files.begin(), found, files.end());
+  const bool begun = start_files(source, files);
+  const Lock lock(mutex_);
+  if (const auto job = job_of(file)) job->wanted = true;
+  return begun;
+}
+
+bool Warmer::start_files(const Source& source, const std::vector<VersionFile>& files) {
   bool begun = false;
   for (uint64_t bytes = 0; const VersionFile& each : files) {
     if ((bytes += source->size_of(each)) > cache_.most_set_aside()) break;
     begun = start_file(source, each) || begun;
   }
   return begun;
+}
+
+/// Needs mutex_.  The one that is to make a file, or null.
+std::shared_ptr<Warmer::Job> Warmer::job_of(const VersionFile& file) const {
+  const auto makes = [&](const auto& job) {
+    return job && job->ordinal == file.ordinal && job->entry.value_or(file.entry) == file.entry;
+  };
+  if (makes(running_)) return running_;
+  const auto queued = std::find_if(queue_.begin(), queue_.end(), makes);
+  return queued == queue_.end() ? nullptr : *queued;
+}
+
+void Warmer::wait_for(const VersionFile& file, const std::function<bool()>& gone) {
+  Lock lock(mutex_);
+  const auto is_over = [&] {
+    const auto slot = slot_of(file);
+    if (ending_ || (slot != slots_.end() && slot->ready) || !job_of(file)) return true;
+    return running_ && running_->state == WarmState::kWaiting;
+  };
+  while (!is_over()) {
+    changed_.wait_for(lock, kRetry);
+    lock.unlock();
+    const bool alone = gone();
+    lock.lock();
+    if (alone) return;
+  }
 }
 
 /// Needs mutex_.
@@ -159,8 +197,10 @@ void Warmer::run() {
       leaving_.empty() ? changed_.wait(lock) : static_cast<void>(changed_.wait_for(lock, kRetry));
       continue;
     }
-    running_ = queue_.front();
-    queue_.pop_front();
+    auto next = std::find_if(queue_.begin(), queue_.end(), [](const auto& job) { return job->wanted; });
+    if (next == queue_.end()) next = queue_.begin();
+    running_ = *next;
+    queue_.erase(next);
     lock.unlock();
     work(*running_);
     lock.lock();
@@ -214,6 +254,7 @@ void Warmer::settle(const Job& job, const std::vector<std::shared_ptr<WarmFile>>
     }
     if (!complete && (failed || !job.cancelled)) erase(slot);
   }
+  changed_.notify_all();
 }
 
 /// Takes the files that there is memory for out of `files`; waits until that is at least one.

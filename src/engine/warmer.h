@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -59,7 +60,12 @@ class Warmer {
   bool start_file(const Source& source, const VersionFile& file);
   /// start_file() of all files of its version, as far as the whole budget would hold them: first those after it, in the
   /// order in which loaders take them, and last itself, which somebody is reading already.
-  bool start_from(const Source& source, const VersionFile& file);
+  bool start_after(const Source& source, const VersionFile& file);
+  /// The same where somebody waits for the file: itself first, before what nobody waits for, then those after it.
+  bool start_at(const Source& source, const VersionFile& file);
+  /// Returns when find() gives a file, or nobody is about to make it, or it would take memory that others hold, or
+  /// `gone`, asked now and then, says that nobody waits any more.
+  void wait_for(const VersionFile& file, const std::function<bool()>& gone);
   /// Stops; what is there already stays, and start() goes on from it.
   void cancel(size_t ordinal);
   /// Stops and gives the memory back, of files that are in use when their last reader is done.
@@ -87,6 +93,7 @@ class Warmer {
     Source source;
     size_t ordinal = 0;
     std::optional<size_t> entry;  ///< only this file, and without waiting
+    bool wanted = false;          ///< somebody waits for it; guarded by mutex_
     WarmState state = WarmState::kQueued;
     std::optional<Error> error;
     std::atomic<bool> cancelled{false};
@@ -104,6 +111,8 @@ class Warmer {
 
   WarmStatus status_of(uint64_t total, size_t ordinal) const;
   std::shared_ptr<const MemoryFile> find(const VersionFile& file, bool lend);
+  bool start_files(const Source& source, const std::vector<VersionFile>& files);
+  std::shared_ptr<Job> job_of(const VersionFile& file) const;
   void enqueue(std::shared_ptr<Job> job);
   void cancel_jobs(size_t ordinal);
   void run();

@@ -171,10 +171,22 @@ void note_open(fuse_req_t request, const Vfs& vfs, fuse_ino_t id) {
   if (attributes) context_of(request).streams->opened(id, static_cast<uint64_t>(attributes->st_size));
 }
 
+/// Has a file decoded into memory that is about to be opened, where that is wanted.  Only so many opens wait at a time
+/// that threads are left for everybody else.
+void prepare_open(fuse_req_t request, Vfs& vfs, fuse_ino_t id) {
+  OpsContext& context = context_of(request);
+  if (context.waiting_opens_allowed == 0 || context.passthrough.is_open(id)) return;
+  if (context.waiting_opens.fetch_add(1) < context.waiting_opens_allowed) {
+    vfs.prepare(id, [request] { return fuse_req_interrupted(request) != 0; });
+  }
+  context.waiting_opens.fetch_sub(1);
+}
+
 /// Opens a file of a version while passthrough is on; replies unless it answers an errno.
 int open_by_kernel(fuse_req_t request, Vfs& vfs, fuse_ino_t id, fuse_file_info* file) {
   OpsContext& context = context_of(request);
   Passthrough& passthrough = context.passthrough;
+  prepare_open(request, vfs, id);
   const auto opened = passthrough.open(id, vfs.lend(id));
   if (!opened) {
     log::event(log::Level::kError, "open.failed", "inode {}: {}", id, opened.error().text());

@@ -151,6 +151,11 @@ int Passthrough::register_file(NodeId node, const LentFile& file) {
   return 0;
 }
 
+bool Passthrough::is_open(NodeId node) const {
+  const std::lock_guard lock(mutex_);
+  return nodes_.contains(node);
+}
+
 Result<Passthrough::Opened> Passthrough::open(NodeId node, const Result<LentFile>& file) {
   const std::lock_guard lock(mutex_);
   const auto [at, fresh] = nodes_.try_emplace(node);

@@ -69,6 +69,8 @@ class Passthrough {
   /// "on", or why it is not.
   std::string state() const;
 
+  /// True while somebody has `node` open, which decides how the next open is served.
+  bool is_open(NodeId node) const;
   /// Decides about one open of `node`, which the kernel may read from `file` (null: from none, now).  A file that has
   /// changed is an ordinary open, so that its reads fail, unless readers have it open through the kernel: then an
   /// error.

@@ -88,6 +88,7 @@ void Session::Impl::watch_streams() {
   actions.store = [this](NodeId node, uint64_t offset, Bytes bytes) { return store(node, offset, bytes); };
   if (options.streams == StreamPolicy::kMemory) actions.found = [this](NodeId node) { return vfs->warm(node); };
   streams = std::make_unique<StreamAhead>(std::move(actions), stream_limits());
+  if (options.streams == StreamPolicy::kWait) waiting_opens_allowed = std::max(1u, request_threads() / 2);
 }
 
 /// Measured (docs/PERFORMANCE.md): with few processors, or several readers, the kernel's own read-ahead keeps all of
@@ -109,9 +110,11 @@ bool Session::Impl::store(NodeId node, uint64_t offset, Bytes bytes) {
                                     static_cast<fuse_buf_copy_flags>(0)) == 0;
 }
 
+unsigned Session::Impl::request_threads() const { return options.threads != 0 ? options.threads : serving_threads(); }
+
 int Session::Impl::loop() {
   fuse_loop_config* config = fuse_loop_cfg_create();
-  const unsigned threads = options.threads != 0 ? options.threads : serving_threads();
+  const unsigned threads = request_threads();
   fuse_loop_cfg_set_max_threads(config, threads);
   fuse_loop_cfg_set_idle_threads(config, threads);
   const int result = fuse_session_loop_mt(session, config);

@@ -41,7 +41,9 @@ struct PassthroughState {
 enum class StreamPolicy {
   kOff,     ///< nothing
   kStore,   ///< what comes next is put into the page cache ahead of the reader
-  kMemory,  ///< the whole file is decoded into memory, if there is room; else as kStore
+  kMemory,  ///< the whole version is decoded into memory, if there is room; else as kStore
+  kWait,    ///< where passthrough is on, a file is decoded into memory before it is opened, if there is room; else as
+            ///< kStore
 };
 
 struct SessionOptions {

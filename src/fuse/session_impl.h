@@ -53,6 +53,7 @@ struct Session::Impl : OpsContext {
   void watch_streams();
   StreamAhead::Limits stream_limits() const;
   bool store(NodeId node, uint64_t offset, Bytes bytes);
+  unsigned request_threads() const;
   int loop();
   void got_init(std::span<const std::byte> message, uint64_t id);
   ssize_t read_request(int fd, std::span<std::byte> buffer);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -27,6 +28,9 @@ class FileReader {
   /// Somebody reads this file from front to back: begins to decode its version into memory, what comes after it first,
   /// as far as there is room; false when nothing will come of it.
   virtual bool warm(size_t /*version*/, size_t /*entry*/) { return false; }
+  /// Somebody is about to read all of this file: decodes it into memory, so that it can be lent, as far as there is
+  /// room. Returns when that is done or nothing will come of it, or when `gone`, asked now and then, becomes true.
+  virtual void prepare(size_t /*version*/, size_t /*entry*/, const std::function<bool()>& /*gone*/) {}
 };
 
 /// Who decodes a version that is shown.

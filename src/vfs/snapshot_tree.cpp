@@ -26,6 +26,9 @@ class EngineReader final : public FileReader {
   bool warm(size_t version, size_t entry) override {
     return versions_[version].engine->warm_from(versions_[version].ordinal, entry);
   }
+  void prepare(size_t version, size_t entry, const std::function<bool()>& gone) override {
+    versions_[version].engine->warm_file(versions_[version].ordinal, entry, gone);
+  }
 
  private:
   const std::vector<ServedVersion> versions_;

@@ -259,6 +259,11 @@ bool Vfs::warm(NodeId id) {
   return tree && tree->reader->warm(node.index, node.entry);
 }
 
+void Vfs::prepare(NodeId id, const std::function<bool()>& gone) {
+  Node node;
+  if (const TreePtr tree = find_file(id, node)) tree->reader->prepare(node.index, node.entry, gone);
+}
+
 LentFile Vfs::lend_any() {
   const TreePtr tree = trees_.current();
   const Listing& base = tree->table.entries(0);

@@ -150,6 +150,8 @@ class Vfs {
   LentFile lend_any();
   /// FileReader::warm() of a file of a version.
   bool warm(NodeId id);
+  /// FileReader::prepare() of a file of a version.
+  void prepare(NodeId id, const std::function<bool()>& gone);
 
   static constexpr std::string_view kAttributePrefix = "user.weightfs.";
   static constexpr uint64_t kBlockSize = 256u << 10;  ///< st_blksize: the engine's block

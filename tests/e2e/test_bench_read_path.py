@@ -54,14 +54,14 @@ def test_every_row_is_there(smoke, can_warm):
     versions = {(source, depth) for source in ("native", "weight_v") for depth in (1, 3)}
     for series in ("plain", "disk", "untouched"):
         assert {(row["method"], row["readers"]) for row in rows(report, series)} == places
-    for series in ("cold", "second") + (("page-cache", "memory") if can_warm else ()):
+    for series in ("cold", "second") + (("waited", "page-cache", "memory") if can_warm else ()):
         found = rows(report, series)
         assert {(row["source"], row["depth"]) for row in found} == versions
         assert {(row["method"], row["readers"]) for row in found} == places
         assert len(found) == len(places) * len(versions)
     for row in report["rows"]:
         assert row["samples"] >= 1 and row["seconds"] > 0
-        if row["series"] in {"disk", "cold", "second", "page-cache", "memory", "untouched"}:
+        if row["series"] in {"disk", "cold", "waited", "second", "page-cache", "memory", "untouched"}:
             assert row["ratio"] > 0 and row["gb_per_s"] > 0
 
 
@@ -73,7 +73,7 @@ def test_other_series_are_there(smoke, can_warm):
     assert all(0 < row["p50_us"] <= row["p99_us"] for row in rows(report, "latency"))
     loaders = {"load_file", "safe_open_clone", "transformers"}
     assert loaders <= {row["method"] for row in rows(report, "loaders")}
-    assert {row["what"] for row in rows(report, "loaders")} == {"plain", "cold", "warm-on-open"} | ({"memory"} if can_warm else set())
+    assert {row["what"] for row in rows(report, "loaders")} == {"plain", "cold", "warm-on-open=memory", "warm-on-open=wait"} | ({"memory"} if can_warm else set())
     steps = {"apply", "apply + load", "mount + load"} | ({"mount + warm", "mount + warm + load"} if can_warm else set())
     assert {row["what"] for row in rows(report, "apply")} == steps
 
@@ -83,7 +83,7 @@ def test_all_methods_see_the_bytes_of_the_plain_files(smoke):
     shards = sorted((folder / "plain").glob("*.safetensors"))
     sums = {method: f"{read(method, 2, *shards)['sum']:016x}" for method in METHODS}
     assert sums["pread"] == sums["direct"] == sums["mmap-copy"] != sums["mmap-touch"]
-    through_mount = [row for row in report["rows"] if row["series"] in {"cold", "second", "page-cache", "memory"}]
+    through_mount = [row for row in report["rows"] if row["series"] in {"cold", "waited", "second", "page-cache", "memory"}]
     for row in through_mount + rows(report, "plain") + rows(report, "disk"):
         if row["depth"] in {0, 3}:
             assert row["sum"] == sums[row["method"]], row

@@ -110,7 +110,7 @@ class Worker:
 
 
 def measure(bench, worker: Worker, warm: bool) -> None:
-    """One sample of each loader from plain files, from a fresh daemon, from one that warms what is read and, with `warm`,
+    """One sample of each loader from plain files, from a fresh daemon, from those that warm what is read and, with `warm`,
     from memory."""
     size = bench.model.bytes
     for name in worker.names:
@@ -120,9 +120,10 @@ def measure(bench, worker: Worker, warm: bool) -> None:
             with bench.mount(source):
                 seconds = worker.load(name, bench.version(depth))
             bench.samples.add(Key("loaders", "cold", source, depth, name), seconds, size)
-            with bench.mount_for_memory(source, "--warm-on-open=memory"):
-                seconds = worker.load(name, bench.version(depth))
-            bench.samples.add(Key("loaders", "warm-on-open", source, depth, name), seconds, size)
+            for policy in ("memory", "wait"):
+                with bench.mount_for_memory(source, f"--warm-on-open={policy}"):
+                    seconds = worker.load(name, bench.version(depth))
+                bench.samples.add(Key("loaders", f"warm-on-open={policy}", source, depth, name), seconds, size)
     for source, depth in bench.chains() if warm else ():
         with bench.mount_for_memory(source) as mounted:
             bench.warm(mounted, depth, "memory")

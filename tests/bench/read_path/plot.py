@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 FAINT = "#d9d9d9"
-COLOURS = {"plain": "#222222", "disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "second": "#b08900", "page-cache": "#2b6cb0",
+COLOURS = {"plain": "#222222", "disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "waited": "#8e5ea2", "second": "#b08900", "page-cache": "#2b6cb0",
            "memory": "#0b6e4f"}
-NAMES = {"plain": "plain, cached", "disk": "plain, from disk", "untouched": "untouched", "cold": "cold", "second": "second read",
+NAMES = {"plain": "plain, cached", "disk": "plain, from disk", "untouched": "untouched", "cold": "cold", "waited": "cold, opens wait", "second": "second read",
          "page-cache": "in page cache", "memory": "in memory"}
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-STATES = ("untouched", "disk", "cold", "second", "page-cache", "memory")
-TITLES = {"untouched": "untouched", "disk": "plain, from disk", "cold": "cold", "second": "second read",
+STATES = ("untouched", "disk", "cold", "waited", "second", "page-cache", "memory")
+TITLES = {"untouched": "untouched", "disk": "plain, from disk", "cold": "cold", "waited": "cold, opens wait", "second": "second read",
           "page-cache": "in page cache", "memory": "in memory"}
 
 

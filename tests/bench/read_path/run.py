@@ -36,10 +36,10 @@ from data import SOURCES, Model, config_for, model_in  # noqa: E402
 from samples import Samples, rows_of  # noqa: E402
 from tools import READER, WEIGHTFS, can_warm  # noqa: E402
 
-ALL = ("plain", "disk", "cold", "second", "page-cache", "memory", "untouched", "fill", "recycle", "latency", "loaders",
+ALL = ("plain", "disk", "cold", "waited", "second", "page-cache", "memory", "untouched", "fill", "recycle", "latency", "loaders",
        "apply")
-NEED_WARM = {"page-cache", "memory", "fill", "recycle"}
-OF_DEPTH = {"plain", "cold", "second", "page-cache", "memory", "fill", "latency"}  # what a deep chain changes
+NEED_WARM = {"waited", "page-cache", "memory", "fill", "recycle"}
+OF_DEPTH = {"plain", "cold", "waited", "second", "page-cache", "memory", "fill", "latency"}  # what a deep chain changes
 
 
 def words(text: str) -> list[str]:

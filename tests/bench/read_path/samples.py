@@ -61,7 +61,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def baseline_of(key: Key) -> Key | None:
     """What a row is compared with: the same reading of plain files in the page cache, the same memory by memcpy."""
-    if key.series in {"disk", "cold", "second", "page-cache", "memory", "untouched"}:
+    if key.series in {"disk", "cold", "waited", "second", "page-cache", "memory", "untouched"}:
         return Key("plain", method=key.method, readers=key.readers)
     if key.series == "loaders":
         return Key("loaders", "plain", method=key.method)

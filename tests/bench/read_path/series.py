@@ -4,7 +4,8 @@
     plain       the newest version as plain files, in the page cache
     disk        the same after dropping them from the page cache (POSIX_FADV_DONTNEED)
     cold        a version read for the first time from a fresh daemon; its sources are in the page cache
-    second      the same read again
+    waited      the same with --warm-on-open=wait and room for the version: decoded before opens return
+    second      what was read cold, read again
     page-cache  after `weightfs warm --to page-cache`
     memory      after `weightfs warm --to memory`
     untouched   the version `base` through the mount, which no delta touches
@@ -128,6 +129,13 @@ def cold(bench: Bench, second: bool) -> None:
                     bench.read(series, bench.version(depth), method, readers, source, depth)
 
 
+def waited(bench: Bench) -> None:
+    for source, depth in bench.chains():
+        for method, readers in bench.passes():
+            with bench.mount_for_memory(source, "--warm-on-open=wait"):
+                bench.read("waited", bench.version(depth), method, readers, source, depth)
+
+
 def warmed(bench: Bench, to: str) -> None:
     for source, depth in bench.chains():
         with bench.mount_for_memory(source) as mounted:
@@ -213,6 +221,7 @@ def latency(bench: Bench) -> None:
 def functions(chosen: list[str]) -> dict:
     """Series name -> what measures one sample of each of its rows; `second` goes with `cold`."""
     every = {"plain": plain, "disk": disk, "cold": lambda bench: cold(bench, "second" in chosen),
+             "waited": waited,
              "page-cache": lambda bench: warmed(bench, "page-cache"), "memory": lambda bench: warmed(bench, "memory"),
              "untouched": untouched, "fill": fill, "recycle": recycle, "latency": latency}
     wanted = set(chosen) | ({"cold"} if "second" in chosen else set())
