@@ -293,7 +293,7 @@ Status Composer::obtain(const CacheKey& key, const Patch& patch, const Patch::Se
     const auto lease = flights_.claim(patch.random_access() ? key : patch_key);
     if (!lease) continue;  // another thread has decoded it meanwhile, or failed
     if (found()) return {};
-    const Status loaded = load(key, patch, sink);
+    Status loaded = load(key, patch, sink);
     if (loaded) return loaded;
     const Error failed = named(loaded.error(), key.tensor);
     failures_.remember(patch_key, failed);
@@ -315,7 +315,7 @@ Status Composer::load(const CacheKey& key, const Patch& patch, const Patch::Segm
   uint64_t cost = 0;
   bool room = true;
   bool wanted = true;
-  const Status loaded = patch.load_segments(key.index, [&](uint64_t index, const Patch::Segment& segment) {
+  Status loaded = patch.load_segments(key.index, [&](uint64_t index, const Patch::Segment& segment) {
     counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
     if (room) {
       cost += segment->cost();

@@ -4,6 +4,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,8 @@ BINARY = Path(os.environ.get("WEIGHTFS_BIN") or ROOT / "build" / "release" / "we
 # One thread: results of matrix products must not depend on how the work was cut.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell ignores SIGINT in what it runs in the background, and that is inherited by the commands that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_weightfs(*arguments, timeout=120) -> subprocess.CompletedProcess:
