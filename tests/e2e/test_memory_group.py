@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A control group that leaves the daemon its budget and 128 MiB, 64 readers, and a model of a hundred times the budget.
 
-Nobody is killed, and what the daemon keeps stays within 64 MiB of the budget, whatever the format and the way of
+Tensors are small against the budget, or twice as large as all of it.  Nobody is killed, and what the daemon keeps stays within 64 MiB of the budget, whatever the format and the way of
 serving.  WEIGHTFS_MEMORY_GROUP_SECONDS makes it read for longer.
 """
 
@@ -14,9 +14,9 @@ from memory_groups import memory_group
 SECONDS = float(os.environ.get("WEIGHTFS_MEMORY_GROUP_SECONDS", "3"))
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=[*((kind, "small") for kind in FORMATS), ("weight_v", "large")], ids="-".join)
 def source(request, tmp_path_factory):
-    return make_source(request.param, "small", tmp_path_factory.mktemp(request.param))
+    return make_source(*request.param, tmp_path_factory.mktemp(request.param[0]))
 
 
 @pytest.mark.timeout(300 + 10 * SECONDS)
