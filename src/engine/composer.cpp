@@ -22,6 +22,25 @@ constexpr uint64_t kDecodedPerStored = 4;
 /// A fold changes more than each of the patches in it, so it is worth it only in place of some.
 constexpr size_t kFoldWorth = 4;
 
+/// What one load() adds to what all of them hold.
+class LoadingPart {
+ public:
+  explicit LoadingPart(std::atomic<uint64_t>& all) : all_(all) {}
+  ~LoadingPart() { give_back(); }
+  LoadingPart(const LoadingPart&) = delete;
+  LoadingPart& operator=(const LoadingPart&) = delete;
+  /// How much that is then.
+  uint64_t add(uint64_t bytes) {
+    own_ += bytes;
+    return all_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  }
+  void give_back() { all_.fetch_sub(std::exchange(own_, 0), std::memory_order_relaxed); }
+
+ private:
+  std::atomic<uint64_t>& all_;
+  uint64_t own_ = 0;
+};
+
 }  // namespace
 
 Result<const Composer::Steps*> Composer::steps(size_t tensor) {
@@ -85,7 +104,8 @@ Status Composer::compose_folded(size_t tensor, size_t step, uint64_t offset, Mut
   const auto composed = [&](uint64_t at, MutableBytes bytes) { return compose_plainly(tensor, step, at, bytes, flow); };
   const uint64_t size = segment_bytes(tensor, place.index);
   auto found = folded_.find(place);
-  if (!found && !folded_.is_wanted(place, size, out.size())) return composed(offset, out);
+  // What flows may still turn out to be bad, and a fold of it would stay.
+  if (!found && (flow != nullptr || !folded_.is_wanted(place, size, out.size()))) return composed(offset, out);
   if (!found) found = TRY(folded_.find_or_make(place, element_bytes(tensor), size, below, composed));
   TRY(below(offset, out));
   found->segment->apply(offset % codec::kSegmentBytes, out);
@@ -312,22 +332,25 @@ Status Composer::load(const CacheKey& key, const Patch& patch, const Patch::Segm
   std::vector<Patch::Segment> segments;
   std::vector<Cache::Reservation> reservations;  // what they hold is not in the cache yet
   const auto scratch = cache_.reserve(kLoadScratch);
-  uint64_t cost = 0;
+  LoadingPart part(loading_);
   bool room = true;
   bool wanted = true;
   Status loaded = patch.load_segments(key.index, [&](uint64_t index, const Patch::Segment& segment) {
     counters_.segments_decoded.fetch_add(1, std::memory_order_relaxed);
     if (room) {
-      cost += segment->cost();
-      const uint64_t all = loading_.fetch_add(segment->cost(), std::memory_order_relaxed) + segment->cost();
       reservations.push_back(cache_.reserve(segment->cost()));
       segments.push_back(segment);
-      room = !patch.random_access() && all < cache_.budget() / 8;
+      room = !patch.random_access() && part.add(segment->cost()) < cache_.budget() / 8;
     }
     wanted = wanted && sink(index, segment);
+    if (!room && wanted && segments.size() > 1) {  // whoever wants all of it holds it; others shall have the allowance
+      segments.clear();
+      reservations.clear();
+      part.give_back();
+    }
     return room || wanted;
   });
-  loading_.fetch_sub(cost, std::memory_order_relaxed);
+  part.give_back();
   if (!loaded) return loaded;
   for (size_t i = segments.size(); i-- > 0;) {  // the one asked for last: it is the most recently used
     CacheKey own = key;

@@ -85,10 +85,11 @@ class FillRun {
     const Claim claim = claims_[claimed_.fetch_add(1)];
     Framed& object = *claim.object;
     if (cancelled_.load(std::memory_order_relaxed)) return {};
-    return noted(object.file, filler_.decode(object.flow, claim.frame, [&](uint64_t segment) {
+    const auto ready = [&](uint64_t segment) {
       tasks_.run([this, &object, segment] { return fill_segment(object, segment); });
       return !cancelled_.load(std::memory_order_relaxed);
-    }));
+    };
+    return noted(object.file, [&] { return filler_.decode(object.flow, claim.frame, ready); });
   }
 
   Status fill_segment(Framed& object, uint64_t segment) {
@@ -103,12 +104,20 @@ class FillRun {
 
   Status fill_piece(size_t file, size_t index, const FrameFlow* flow) {
     if (cancelled_.load(std::memory_order_relaxed)) return {};
-    return noted(file, files_[file]->fill_piece(filler_, index, flow));
+    return noted(file, [&] { return files_[file]->fill_piece(filler_, index, flow); });
   }
 
-  Status noted(size_t file, Status status) {
-    if (!status) failed_[file] = true;
-    return status;
+  /// Work on a file that fails, or throws, leaves nothing of use in it.
+  template <class Work>
+  Status noted(size_t file, const Work& work) {
+    try {
+      Status status = work();
+      if (!status) failed_[file] = true;
+      return status;
+    } catch (...) {
+      failed_[file] = true;
+      throw;
+    }
   }
 
   const std::span<const std::shared_ptr<WarmFile>> files_;

@@ -7,6 +7,7 @@
 #include "engine/verifier.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "common/checked.h"
 #include "common/text.h"
@@ -105,6 +106,7 @@ class Verifier::Run {
         check_(std::move(check)),
         digests_(std::make_shared<BlockDigests>(ceil_div(bytes_, kBlockBytes))),
         blocks_(digests_->size()),
+        rooms_(digests_->size()),
         order_(digests_->size()) {}
 
   Result<std::shared_ptr<const BlockDigests>> run();
@@ -120,6 +122,7 @@ class Verifier::Run {
   }
   Status compose(uint64_t index, const FrameFlow* flow);
   void composed(uint64_t index);
+  Status compose_segment(uint64_t segment, FrameFlow& flow);
 
   Verifier& verifier_;
   const size_t tensor_;
@@ -128,11 +131,13 @@ class Verifier::Run {
   const bool keep_;
   DigestCheck check_;
   const std::shared_ptr<BlockDigests> digests_;
-  std::vector<std::shared_ptr<Block>> blocks_;  // those that the tensor's digest has yet to see
+  std::vector<std::shared_ptr<Block>> blocks_;            // those that the tensor's digest has yet to see
+  std::vector<std::optional<Cache::Reservation>> rooms_;  // theirs
   InOrder order_;
 };
 
 Status Verifier::Run::compose(uint64_t index, const FrameFlow* flow) {
+  rooms_[index].emplace(verifier_.cache_.reserve(kBlockBytes));
   blocks_[index] = take(index);
   verifier_.counters_.blocks_decoded.fetch_add(1, std::memory_order_relaxed);
   TRY(verifier_.composer_.compose(tensor_, step_, index * kBlockBytes, blocks_[index]->bytes(), flow));
@@ -142,37 +147,40 @@ Status Verifier::Run::compose(uint64_t index, const FrameFlow* flow) {
 
 void Verifier::Run::composed(uint64_t index) {
   (*digests_)[index] = xxh3_64(blocks_[index]->bytes());
-  if (keep_) {
-    verifier_.cache_.insert(verifier_.key_of(tensor_, step_, index, CacheKind::kBlock), blocks_[index], kBlockBytes);
-  }
   order_.ready(index, [this](uint64_t next) {
-    check_.update(blocks_[next]->bytes());
-    blocks_[next].reset();
+    const std::shared_ptr<Block> block = std::move(blocks_[next]);
+    check_.update(block->bytes());
+    rooms_[next].reset();  // what goes into the cache counts there
+    if (keep_) {
+      verifier_.cache_.insert(verifier_.key_of(tensor_, step_, next, CacheKind::kBlock), block, kBlockBytes);
+    }
   });
 }
 
-/// Composes what all patches have reached while they are decoded: side by side, or, where blocks are not to stay and
-/// must not wait in memory for the tensor's digest, one segment after the other.
-Status Verifier::Run::by_flow(std::vector<PatchFrame> frames, uint64_t patch_bytes) {
+Status Verifier::Run::compose_segment(uint64_t segment, FrameFlow& flow) {
   constexpr uint64_t kBlocks = codec::kSegmentBytes / kBlockBytes;
+  for (uint64_t i = segment * kBlocks; i < std::min<uint64_t>((segment + 1) * kBlocks, blocks_.size()); ++i) {
+    TRY(compose(i, &flow));
+  }
+  flow.let_go(segment);
+  return {};
+}
+
+/// Composes what all patches have reached while they are decoded: side by side, or, where so many blocks must not wait
+/// in memory for the tensor's digest, one segment after the other.
+Status Verifier::Run::by_flow(std::vector<PatchFrame> frames, uint64_t patch_bytes) {
   const auto turn = verifier_.allowance_.take_turn(patch_bytes);
-  const auto room = verifier_.cache_.reserve(2 * kBlockBytes);  // one is composed while one is digested
+  const bool side_by_side = keep_ && bytes_ <= verifier_.allowance_.most();
   FrameFlow flow(std::move(frames), bytes_, verifier_.allowance_);
   InOrder turns(ceil_div(bytes_, codec::kSegmentBytes));
+  Composer::Ready ready;
   TaskGroup tasks(verifier_.arena_);  // last: its tasks use the others
-  const auto compose_segment = [&](uint64_t segment) -> Status {
-    for (uint64_t i = segment * kBlocks; i < std::min<uint64_t>((segment + 1) * kBlocks, blocks_.size()); ++i) {
-      TRY(compose(i, &flow));
-    }
-    flow.let_go(segment);
-    return {};
-  };
-  const auto ready = [&](uint64_t segment) {
+  ready = [&](uint64_t segment) {
     tasks.run([&, segment]() -> Status {
-      if (keep_) return compose_segment(segment);
+      if (side_by_side) return compose_segment(segment, flow);
       Status composed;
       turns.ready(segment, [&](uint64_t next) {
-        if (composed) composed = compose_segment(next);
+        if (composed) composed = compose_segment(next, flow);
       });
       return composed;
     });
@@ -198,7 +206,6 @@ Status Verifier::Run::by_windows() {
   TRY(load_patches());
   for (uint64_t first = 0; first < blocks_.size(); first += verifier_.window_blocks_) {
     const uint64_t count = std::min<uint64_t>(verifier_.window_blocks_, blocks_.size() - first);
-    const auto reservation = verifier_.cache_.reserve(count * kBlockBytes);
     TRY(run_parallel(verifier_.arena_, count, [&](uint64_t i) { return compose(first + i, nullptr); }));
   }
   return {};

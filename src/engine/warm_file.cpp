@@ -119,6 +119,9 @@ Status WarmFile::check_group(const Filler& filler, Group& group, Progress& progr
 
 void WarmFile::end(bool failed) {
   ancestor_.reset();
+  for (size_t i = 0; i < progress_.size(); ++i) {  // bytes that came and were not compared are not those that were
+    if (progress_[i]->changed && groups_[i].checked != file_) groups_[i].checked.reset();
+  }
   progress_.clear();
   if (!failed) return;
   done_.store(0);

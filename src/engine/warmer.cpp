@@ -83,9 +83,11 @@ bool Warmer::start_file(const Source& source, const VersionFile& file) {
   if (!source->decodes(file)) return false;
   const uint64_t size = source->size_of(file);
   const Lock lock(mutex_);
-  if (slot_of(file) != slots_.end() || job_of(file)) return true;
+  const auto slot = slot_of(file);
+  const bool begun = slot != slots_.end();  // and stopped, unless it is ready
+  if (job_of(file) || (begun && slot->ready)) return true;
   const bool room = size <= cache_.most_set_aside() - cache_.usage().set_aside;
-  if (!room && oldest_unused(file.ordinal, size) == slots_.end()) return false;
+  if (!begun && !room && oldest_unused(file.ordinal, size) == slots_.end()) return false;
   auto job = std::make_shared<Job>();
   job->source = source;
   job->ordinal = file.ordinal;

@@ -176,10 +176,14 @@ void note_open(fuse_req_t request, const Vfs& vfs, fuse_ino_t id) {
 void prepare_open(fuse_req_t request, Vfs& vfs, fuse_ino_t id) {
   OpsContext& context = context_of(request);
   if (context.waiting_opens_allowed == 0 || context.passthrough.is_open(id)) return;
-  if (context.waiting_opens.fetch_add(1) < context.waiting_opens_allowed) {
-    vfs.prepare(id, [request] { return fuse_req_interrupted(request) != 0; });
-  }
-  context.waiting_opens.fetch_sub(1);
+  struct Waiting {
+    explicit Waiting(std::atomic<unsigned>& number) : all(number), before(number.fetch_add(1)) {}
+    ~Waiting() { all.fetch_sub(1); }
+    std::atomic<unsigned>& all;
+    const unsigned before;
+  } const waiting(context.waiting_opens);
+  if (waiting.before >= context.waiting_opens_allowed) return;
+  vfs.prepare(id, [request, &context] { return context.ending || fuse_req_interrupted(request) != 0; });
 }
 
 /// Opens a file of a version while passthrough is on; replies unless it answers an errno.

@@ -29,6 +29,7 @@ struct OpsContext {
   std::unique_ptr<StreamAhead> streams;  // there before the first request
   unsigned waiting_opens_allowed = 0;    // opens that may wait for memory at a time; 0: none does
   std::atomic<unsigned> waiting_opens{0};
+  std::atomic<bool> ending{false};  // nobody is to wait any more
   std::atomic<uint64_t> internal_errors{0};
   RequestCounters requests;
   mutable std::mutex mutex;  // guards `negotiated`

@@ -88,7 +88,7 @@ void Session::Impl::watch_streams() {
   actions.store = [this](NodeId node, uint64_t offset, Bytes bytes) { return store(node, offset, bytes); };
   if (options.streams == StreamPolicy::kMemory) actions.found = [this](NodeId node) { return vfs->warm(node); };
   streams = std::make_unique<StreamAhead>(std::move(actions), stream_limits());
-  if (options.streams == StreamPolicy::kWait) waiting_opens_allowed = std::max(1u, request_threads() / 2);
+  if (options.streams == StreamPolicy::kWait) waiting_opens_allowed = request_threads() / 2;
 }
 
 /// Measured (docs/PERFORMANCE.md): with few processors, or several readers, the kernel's own read-ahead keeps all of
@@ -200,6 +200,7 @@ Status Session::serve(const std::function<void()>& on_ready) {
 
 void Session::stop(std::chrono::milliseconds patience) {
   Impl& self = *impl_;
+  self.ending = true;
   // While requests are still answered: a worker may wait in the kernel for one that is.
   self.streams->stop();
   self.take_down();

@@ -45,7 +45,7 @@ TEST(Turns, WhoDoesNotFitWaitsAndSoDoesWhoeverComesAfter) {
   std::atomic<bool> small_is_in{false};
   std::jthread small([&] {
     ++entered;
-    const auto turn = turns.take(10, 100);
+    const auto turn = turns.take(20, 100);  // not beside the large one
     small_is_in = true;
     EXPECT_TRUE(large_is_in) << "it came first";
   });

@@ -108,6 +108,21 @@ TEST_F(WarmWait, BehindAVersionThatWaitsForMemoryNobodyWaits) {
   engine_->cancel_warming(2);
 }
 
+TEST_F(WarmWait, WhatWasBegunAndCancelledIsGoneOnWith) {
+  open(1u << 30);
+  for (const size_t version : {1u, 2u, 3u, 4u}) {
+    ASSERT_TRUE(engine_->warm(version));
+    ::usleep(static_cast<useconds_t>(version * 500));
+    engine_->cancel_warming(version);
+    settle(*engine_, version);
+    for (size_t shard = 0; shard < run_.shard_count(); ++shard) {
+      engine_->warm_file(version, entry(shard), never);
+      EXPECT_TRUE(engine_->is_warm(version, entry(shard)));
+    }
+    expect_right(version);
+  }
+}
+
 TEST_F(WarmWait, WhoIsGoneWaitsNoLonger) {
   open(1u << 30);
   for (const size_t version : {1u, 2u, 3u}) {
