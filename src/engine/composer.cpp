@@ -22,6 +22,11 @@ constexpr uint64_t kDecodedPerStored = 4;
 /// A fold changes more than each of the patches in it, so it is worth it only in place of some.
 constexpr size_t kFoldWorth = 4;
 
+CacheKey segment_key(size_t tensor, const TensorStep& step, uint64_t index) {
+  return {static_cast<uint32_t>(tensor), static_cast<uint32_t>(step.version), static_cast<uint32_t>(index),
+          CacheKind::kSegment};
+}
+
 /// What one load() adds to what all of them hold.
 class LoadingPart {
  public:
@@ -266,10 +271,8 @@ Status Composer::decode(FrameFlow& flow, size_t frame, const Ready& ready) {
 
 Result<Patch::Segment> Composer::segment(size_t tensor, size_t step, uint64_t index) {
   const TensorStep& published = (*TRY(steps(tensor)))[step];
-  const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(published.version),
-                     static_cast<uint32_t>(index), CacheKind::kSegment};
   Patch::Segment found;
-  TRY(obtain(key, *published.change->patch, [&](uint64_t, Patch::Segment segment) {
+  TRY(obtain(segment_key(tensor, published, index), *published.change->patch, [&](uint64_t, Patch::Segment segment) {
     found = std::move(segment);
     return false;
   }));
@@ -284,12 +287,11 @@ Status Composer::each_segment(size_t tensor, size_t step, const Patch::SegmentSi
   bool more = true;
   for (uint64_t next = 0, before = count; more && next < count && next != before;) {
     before = next;
-    const CacheKey key{static_cast<uint32_t>(tensor), static_cast<uint32_t>(published.version),
-                       static_cast<uint32_t>(next), CacheKind::kSegment};
-    TRY(obtain(key, *published.change->patch, [&](uint64_t index, Patch::Segment segment) {
-      next = index + 1;
-      return more = sink(index, std::move(segment));
-    }));
+    TRY(obtain(segment_key(tensor, published, next), *published.change->patch,
+               [&](uint64_t index, Patch::Segment segment) {
+                 next = index + 1;
+                 return more = sink(index, std::move(segment));
+               }));
   }
   return {};
 }

@@ -13,21 +13,15 @@
 namespace weightfs {
 namespace {
 
-TEST(Turns, WhatFitsIsTakenAtOnce) {
-  Turns turns;
-  const auto first = turns.take(40, 100);
-  const auto second = turns.take(60, 100);
-}
-
-TEST(Turns, WhatIsTooMuchForAnybodyGoesAlone) {
-  Turns turns;
-  const auto all = turns.take(1000, 100);
-}
-
-TEST(Turns, NothingAtAllMayBeTakenWhereNothingIsAllowed) {
-  Turns turns;
-  const auto first = turns.take(1000, 0);
-  const auto second = turns.take(5, 0);
+TEST(Turns, NobodyWaitsForWhatFitsForMoreThanFitsAloneNorWhereNothingIsAllowed) {
+  struct Case {
+    uint64_t first, second, most;
+  };
+  for (const Case& each : {Case{40, 60, 100}, Case{1000, 0, 100}, Case{1000, 5, 0}}) {
+    Turns turns;
+    const auto first = turns.take(each.first, each.most);
+    const auto second = turns.take(each.second, each.most);
+  }
 }
 
 TEST(Turns, WhoDoesNotFitWaitsAndSoDoesWhoeverComesAfter) {
