@@ -13,18 +13,20 @@ import json
 import sys
 from pathlib import Path
 
+from samples import STATES, WITHOUT_DEPTH
+
 FAINT = "#d9d9d9"
-COLOURS = {"plain": "#222222", "disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "waited": "#8e5ea2", "second": "#b08900", "page-cache": "#2b6cb0",
-           "memory": "#0b6e4f"}
-NAMES = {"plain": "plain, cached", "disk": "plain, from disk", "untouched": "untouched", "cold": "cold", "waited": "cold, opens wait", "second": "second read",
-         "page-cache": "in page cache", "memory": "in memory"}
+# Of the states that are drawn; `relayed` and `tmpfs` stand in the table only.
+COLOURS = {"plain": "#222222", "disk": "#7f7f7f", "untouched": "#b9b9b9", "cold": "#c1440e", "waited": "#8e5ea2",
+           "second": "#b08900", "page-cache": "#2b6cb0", "memory": "#0b6e4f"}
+NAMES = {"plain": "plain, cached"} | STATES
 
 
 def speeds(rows: list[dict], source: str, depth: int) -> tuple[list[tuple[str, int]], dict[str, dict]]:
     """(method, readers) in order, and state -> (method, readers) -> GB/s."""
     states: dict[str, dict] = {}
     for row in rows:
-        of_version = (row.get("source"), row["depth"]) == (source, depth) or row["series"] in {"plain", "disk", "untouched"}
+        of_version = (row.get("source"), row["depth"]) == (source, depth) or row["series"] in {"plain"} | WITHOUT_DEPTH
         if row["series"] in COLOURS and of_version and "gb_per_s" in row:
             states.setdefault(row["series"], {})[row["method"], row["readers"]] = row["gb_per_s"]
     places = sorted({place for values in states.values() for place in values})

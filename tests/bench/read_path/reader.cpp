@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Reads files with several threads in one way and prints how long that took, as one line of JSON.
 //
-//   weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--sum] [--refill] FILE...
+//   weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--open-late] [--sum] [--refill]
+//                   FILE...
 //
 //   pread        pieces of 1 MiB into a buffer of the thread
 //   direct       O_DIRECT, pieces of 4 MiB into an aligned buffer; what is no whole page at a file's end by pread
@@ -13,8 +14,11 @@
 // of an eighth of a reader's share, 4 to 64 MiB; each reader takes the next one from a common counter.  Cuts are
 // multiples of 4 MiB.  With --by-file each reader takes a whole file at a time, as loaders with a thread a shard do.
 // Threads run and their buffers have been touched before the clock starts; opening and mapping are inside it, but
-// fill-memcpy's sources are mapped and populated before.  --sum adds the sum of the 64-bit words, or of the touched
-// bytes, modulo 2^64, and the time for it (not with fill-memcpy).
+// fill-memcpy's sources are mapped and populated before.  All files are opened before the first byte is read.  With
+// --open-late (not with fill-memcpy) only their sizes are looked up then, and the first reader that comes to an extent
+// of a file opens it while others that come to it wait, as loaders do that open one shard after the other.
+// --sum adds the sum of the 64-bit words, or of the touched bytes, modulo 2^64, and the time for it (not with
+// fill-memcpy).
 #include <fcntl.h>
 #include <getopt.h>
 #include <sys/mman.h>
@@ -31,6 +35,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <latch>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -46,18 +51,20 @@ constexpr std::string_view kMethods[] = {"pread", "direct", "mmap-touch", "mmap-
 struct Options {
   std::string_view method;
   unsigned readers = 1;
-  bool sum = false, refill = false, by_file = false;
+  bool sum = false, refill = false, by_file = false, open_late = false;
   std::vector<std::string> paths;
 };
 
 struct File {
+  std::string path;
+  std::once_flag opened;
   int fd = -1, direct_fd = -1;
   uint64_t size = 0, place = 0;  // place: in the memory that is filled
   const std::byte* map = nullptr;
 };
 
 struct Extent {
-  const File* file;
+  File* file;
   uint64_t begin, end;
 };
 
@@ -67,21 +74,20 @@ struct Extent {
 }
 
 [[noreturn]] void usage() {
-  fputs("usage: weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--sum] [--refill] FILE...\n",
-        stderr);
+  fputs(
+      "usage: weightfs_reader --method METHOD --readers N [--files one|all] [--by-file] [--open-late] [--sum] "
+      "[--refill] FILE...\n",
+      stderr);
   exit(2);
 }
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 Options parse(int argc, char** argv) {
-  static const option kOptions[] = {{"method", 1, nullptr, 'm'},
-                                    {"readers", 1, nullptr, 'n'},
-                                    {"files", 1, nullptr, 'f'},
-                                    {"sum", 0, nullptr, 's'},
-                                    {"refill", 0, nullptr, 'r'},
-                                    {"by-file", 0, nullptr, 'b'},
-                                    {}};
+  static const option kOptions[] = {{"method", 1, nullptr, 'm'},    {"readers", 1, nullptr, 'n'},
+                                    {"files", 1, nullptr, 'f'},     {"sum", 0, nullptr, 's'},
+                                    {"refill", 0, nullptr, 'r'},    {"by-file", 0, nullptr, 'b'},
+                                    {"open-late", 0, nullptr, 'l'}, {}};
   Options options;
   bool one = false;
   for (int option; (option = getopt_long(argc, argv, "", kOptions, nullptr)) != -1;) {
@@ -91,45 +97,57 @@ Options parse(int argc, char** argv) {
     if (option == 's') options.sum = true;
     if (option == 'r') options.refill = true;
     if (option == 'b') options.by_file = true;
+    if (option == 'l') options.open_late = true;
     if (option == '?') usage();
   }
   options.paths.assign(argv + optind, argv + argc);
   if (std::count(std::begin(kMethods), std::end(kMethods), options.method) == 0) usage();
   if (options.paths.empty() || options.readers == 0 || options.readers > 4096) usage();
+  if (options.open_late && options.method == "fill-memcpy") usage();
   if (one) options.paths.resize(1);
   return options;
 }
 
-File open_file(const std::string& path, std::string_view method, uint64_t place) {
-  File file;
-  file.fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+uint64_t size_of(const std::string& path) {
   struct stat about {};
-  if (file.fd < 0 || fstat(file.fd, &about) != 0) fail(path);
-  file.size = static_cast<uint64_t>(about.st_size);
-  file.place = place;
+  if (stat(path.c_str(), &about) != 0) fail(path);
+  return static_cast<uint64_t>(about.st_size);
+}
+
+void open_file(File& file, std::string_view method) {
+  file.fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.fd < 0) fail(file.path);
   if (method == "direct") {
-    file.direct_fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
-    if (file.direct_fd < 0) fail(path + ": O_DIRECT");
+    file.direct_fd = open(file.path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+    if (file.direct_fd < 0) fail(file.path + ": O_DIRECT");
   } else if (method != "pread" && file.size > 0) {
     const int flags = MAP_PRIVATE | (method == "fill-memcpy" ? MAP_POPULATE : 0);
     void* map = mmap(nullptr, file.size, PROT_READ, flags, file.fd, 0);
-    if (map == MAP_FAILED) fail(path + ": mmap");
+    if (map == MAP_FAILED) fail(file.path + ": mmap");
     file.map = static_cast<const std::byte*>(map);
   }
-  return file;
 }
 
-std::vector<File> open_all(const Options& options) {
-  std::vector<File> files;
+/// Opens and maps a file unless that has been done; waits while another reader does it.
+void open_once(File& file, std::string_view method) {
+  std::call_once(file.opened, [&] { open_file(file, method); });
+}
+
+/// The files with their sizes; with --open-late readers open them when they come to them.
+std::vector<File> files_of(const Options& options) {
+  std::vector<File> files(options.paths.size());
   uint64_t place = 0;
-  for (const std::string& path : options.paths) {
-    files.push_back(open_file(path, options.method, place));
-    place += round_up(files.back().size, kPage);
+  for (size_t i = 0; i < files.size(); ++i) {
+    files[i].path = options.paths[i];
+    files[i].size = size_of(files[i].path);
+    files[i].place = place;
+    place += round_up(files[i].size, kPage);
+    if (!options.open_late) open_once(files[i], options.method);
   }
   return files;
 }
 
-std::vector<Extent> cut(const std::vector<File>& files, unsigned readers, bool by_file) {
+std::vector<Extent> cut(std::vector<File>& files, unsigned readers, bool by_file) {
   uint64_t total = 0;
   for (const File& file : files) total += file.size;
   const uint64_t share = std::max<uint64_t>((total + readers - 1) / readers, 1);
@@ -137,7 +155,7 @@ std::vector<Extent> cut(const std::vector<File>& files, unsigned readers, bool b
                         : files.size() == 1 ? round_up(share, kCut)
                                             : std::min(round_up(share / 8 + 1, kCut), 16 * kCut);
   std::vector<Extent> extents;
-  for (const File& file : files) {
+  for (File& file : files) {
     for (uint64_t at = 0; at < file.size; at += step) extents.push_back({&file, at, std::min(at + step, file.size)});
   }
   return extents;
@@ -177,6 +195,7 @@ void fetch(std::string_view method, const File& file, uint64_t at, uint64_t size
 /// Returns its share of the sum.  `buffer`: for fill-memcpy all of the memory.
 uint64_t read_extent(const Options& options, const Extent& extent, std::byte* buffer) {
   const auto& [file, begin, end] = extent;
+  open_once(*file, options.method);
   if (options.method == "fill-memcpy") return memcpy(buffer + file->place + begin, file->map + begin, end - begin), 0;
   uint64_t sum = 0;
   if (options.method == "mmap-touch") {
@@ -225,7 +244,7 @@ Pass run(const Options& options, std::vector<File>& files, std::byte* filled) {
   for (unsigned reader = 0; reader < options.readers; ++reader) threads.emplace_back(work, reader);
   ready.wait();
   const auto start = std::chrono::steady_clock::now();
-  if (filled == nullptr) files = open_all(options);
+  if (filled == nullptr) files = files_of(options);
   extents = cut(files, options.readers, options.by_file);
   go.count_down();
   for (std::thread& thread : threads) thread.join();
@@ -236,7 +255,7 @@ Pass run(const Options& options, std::vector<File>& files, std::byte* filled) {
 }
 
 Pass fill(const Options& options) {
-  std::vector<File> files = open_all(options);
+  std::vector<File> files = files_of(options);
   std::byte* memory = huge_memory(files.back().place + files.back().size);
   if (options.refill) run(options, files, memory);
   Pass pass = run(options, files, memory);

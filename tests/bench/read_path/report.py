@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-STATES = ("untouched", "disk", "cold", "waited", "second", "page-cache", "memory")
-TITLES = {"untouched": "untouched", "disk": "plain, from disk", "cold": "cold", "waited": "cold, opens wait", "second": "second read",
-          "page-cache": "in page cache", "memory": "in memory"}
+from samples import STATES, WITHOUT_DEPTH
 
 
 def table(titles: list[str], lines: list[list[str]]) -> str:
@@ -34,11 +32,11 @@ def reading_table(rows: list[dict], source: str, depth: int) -> str:
     for method, readers in sorted({(row["method"], row["readers"]) for row in rows if row["series"] == "plain"}):
         line = [method, str(readers), speed(found(rows, series="plain", method=method, readers=readers))]
         for state in STATES:
-            place = {} if state in {"untouched", "disk"} else {"source": source, "depth": depth}
+            place = {} if state in WITHOUT_DEPTH else {"source": source, "depth": depth}
             line.append(speed(found(rows, series=state, method=method, readers=readers, **place)))
         lines.append(line)
     columns = [0, 1, 2] + [number + 3 for number in range(len(STATES)) if any(line[number + 3] for line in lines)]
-    titles = ["read by", "readers", "plain, cached", *(TITLES[state] for state in STATES)]
+    titles = ["read by", "readers", "plain, cached", *STATES.values()]
     return table([titles[column] for column in columns], [[line[column] for column in columns] for line in lines])
 
 
@@ -65,12 +63,19 @@ def model_text(model: dict, name: str) -> str:
             f"shards; {model['changed_share'] * 100:.2f} % of the elements change per version ({deltas}).")
 
 
+def reading_text(reading: dict) -> str:
+    """What the readers did otherwise than by default."""
+    return (("; only the first shard is read" if reading["files"] == "one" else "") +
+            ("; each reader takes whole shards" if reading["by_file"] else "") +
+            ("; shards are opened when a reader comes to them" if reading["open_late"] else ""))
+
+
 def markdown(report: dict) -> str:
     """Everything: a reading table for each version, a list for each other series."""
     host = report["host"]
     parts = [f"{host['cpus']} cores ({host['processor']}), Linux {host['system']}, load {host['load']:.1f} to "
              f"{host['load_after']:.1f}; medians of {report['runs']} runs; GB/s, in brackets the ratio to the plain "
-             "file in the page cache read the same way."]
+             f"file in the page cache read the same way{reading_text(report['reading'])}."]
     for name, model in report["models"].items():
         rows = [row for row in report["rows"] if row["model"] == name]
         parts.append(model_text(model, name))

@@ -36,8 +36,8 @@ from data import SOURCES, Model, config_for, model_in  # noqa: E402
 from samples import Samples, rows_of  # noqa: E402
 from tools import READER, WEIGHTFS, can_warm  # noqa: E402
 
-ALL = ("plain", "disk", "cold", "waited", "second", "page-cache", "memory", "untouched", "fill", "recycle", "latency", "loaders",
-       "apply")
+ALL = ("plain", "disk", "tmpfs", "cold", "waited", "second", "page-cache", "memory", "untouched", "relayed", "fill",
+       "recycle", "latency", "loaders", "apply")
 NEED_WARM = {"waited", "page-cache", "memory", "fill", "recycle"}
 OF_DEPTH = {"plain", "cold", "waited", "second", "page-cache", "memory", "fill", "latency"}  # what a deep chain changes
 
@@ -67,6 +67,8 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument("--sources", type=words, default=list(SOURCES), help=f"of {','.join(SOURCES)}")
     parser.add_argument("--files", choices=["one", "all"], default="all", help="read the first shard, or all")
     parser.add_argument("--by-file", action="store_true", help="each reader takes whole shards, as loaders do")
+    parser.add_argument("--open-late", action="store_true", help="shards are opened when a reader comes to them, as "
+                        "loaders do that open one after the other, not all before the first byte is read")
     parser.add_argument("--runs", type=int, default=5, help="samples of each row (default: 5)")
     parser.add_argument("--keep", type=Path, help="make the models in this folder and keep them, or use those there")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the results (default: this one)")
@@ -122,9 +124,10 @@ def measure(bench: series.Bench, chosen: list[str], worker, runs: int, warm: boo
 class Output:
     """Writes the results of all models measured so far."""
 
-    def __init__(self, out: Path):
-        self.out = out
-        self.report: dict = {"host": host(), "runs": 0, "models": {}, "rows": [], "notes": []}
+    def __init__(self, arguments: argparse.Namespace):
+        self.out = arguments.out
+        reading = {name: getattr(arguments, name) for name in ("files", "by_file", "open_late")}
+        self.report: dict = {"host": host(), "reading": reading, "runs": 0, "models": {}, "rows": [], "notes": []}
 
     def save(self, model: Model, samples: Samples, runs: int) -> None:
         """Replaces the rows of a model; `runs` are those that were taken of it."""
@@ -140,7 +143,7 @@ class Output:
 
 
 def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
-    output, warm = Output(arguments.out), can_warm()
+    output, warm = Output(arguments), can_warm()
     point = folder / "mnt"
     point.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -149,7 +152,7 @@ def benchmark(folder: Path, arguments: argparse.Namespace) -> None:
             samples = Samples(model.name)
             chosen = chosen_series(arguments, model, samples, warm)
             bench = series.Bench(model, samples, point, arguments.methods, arguments.readers, arguments.files,
-                                 tuple(arguments.sources), by_file=arguments.by_file)
+                                 tuple(arguments.sources), by_file=arguments.by_file, open_late=arguments.open_late)
             measure(bench, chosen, worker, arguments.runs, warm,
                     lambda runs, model=model, samples=samples: output.save(model, samples, runs))
     print(report.markdown(output.report))

@@ -7,6 +7,13 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
+# The series that read a version, or the base, in all ways that plain files in the page cache are read in, with which
+# they are compared: series -> what tables call it, in the order of their columns.
+STATES = {"untouched": "untouched", "relayed": "relayed", "disk": "plain, from disk", "tmpfs": "plain, in tmpfs",
+          "cold": "cold", "waited": "cold, opens wait", "second": "second read", "page-cache": "in page cache",
+          "memory": "in memory"}
+WITHOUT_DEPTH = {"untouched", "relayed", "disk", "tmpfs"}  # those of them that have no source and depth
+
 
 @dataclass(frozen=True, order=True)
 class Key:
@@ -61,7 +68,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def baseline_of(key: Key) -> Key | None:
     """What a row is compared with: the same reading of plain files in the page cache, the same memory by memcpy."""
-    if key.series in {"disk", "cold", "waited", "second", "page-cache", "memory", "untouched"}:
+    if key.series in STATES:
         return Key("plain", method=key.method, readers=key.readers)
     if key.series == "loaders":
         return Key("loaders", "plain", method=key.method)

@@ -3,24 +3,28 @@
 
     plain       the newest version as plain files, in the page cache
     disk        the same after dropping them from the page cache (POSIX_FADV_DONTNEED)
+    tmpfs       the same in a tmpfs of huge pages: the limit of reading from memory with passthrough; needs root
     cold        a version read for the first time from a fresh daemon; its sources are in the page cache
     waited      the same with --warm-on-open=wait and room for the version: decoded before opens return
     second      what was read cold, read again
     page-cache  after `weightfs warm --to page-cache`
     memory      after `weightfs warm --to memory`
     untouched   the version `base` through the mount, which no delta touches
+    relayed     the same from a fresh daemon with --passthrough=off, which decodes nothing and only copies: the limit of
+                cold reads through FUSE
     fill        `weightfs warm --to memory` itself, beside memcpy of as many bytes into fresh huge pages, same threads
     recycle     the same with room for two versions, when it replaces the older of two; memcpy into touched huge pages
     latency     random reads of 4 KiB, and reads of headers, from a fresh daemon
 
 With --method direct a plain file is read from the disk in every series, and so is a mounted one whose files the kernel
-reads itself; compare those with the other methods' rows.
+reads itself; compare those with the other methods' rows.  A tmpfs that takes O_DIRECT copies from memory all the same.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -29,7 +33,7 @@ from pathlib import Path
 
 from data import SOURCES, Model, shards_of, version_name
 from samples import Key, Samples
-from tools import Failed, Mounted, drop_from_page_cache, read
+from tools import Failed, Mounted, drop_from_page_cache, huge_tmpfs, read
 
 METHODS = ("pread", "direct", "mmap-touch", "mmap-copy")
 RANDOM_READS = 2000
@@ -50,6 +54,7 @@ class Bench:
     sources: tuple[str, ...] = SOURCES
     warm_threads: int = os.cpu_count() or 1
     by_file: bool = False  # each reader takes whole shards
+    open_late: bool = False  # shards are opened when a reader comes to them
 
     def mount(self, source: str, *options: str) -> Mounted:
         base = self.model.base if source == "weight_v" else None
@@ -91,6 +96,7 @@ class Bench:
         key = Key(series, "", source, depth, method, readers)
         options = ["--files", self.files]
         options += ["--by-file"] if self.by_file else []
+        options += ["--open-late"] if self.open_late else []
         options += ["--sum"] if self.samples.warming else []
         try:
             done = read(method, readers, shards_of(folder), *options)
@@ -118,6 +124,17 @@ def disk(bench: Bench) -> None:
         drop_from_page_cache(shards)
         bench.read("disk", bench.model.plain, method, readers, content=bench.model.deepest)
     read("pread", 1, shards)
+
+
+def tmpfs(bench: Bench) -> None:
+    size = bench.model.bytes + (64 << 20)  # each file takes whole huge pages
+    try:
+        with huge_tmpfs(bench.model.folder / "tmpfs", size) as point:
+            copied = shutil.copytree(bench.model.plain, point / "plain")
+            for method, readers in bench.passes():
+                bench.read("tmpfs", copied, method, readers, content=bench.model.deepest)
+    except (Failed, OSError) as error:
+        bench.samples.note(f"left out: tmpfs: {' '.join(str(error).split())}")
 
 
 def cold(bench: Bench, second: bool) -> None:
@@ -148,6 +165,12 @@ def untouched(bench: Bench) -> None:
     for method, readers in bench.passes():
         with bench.mount(bench.sources[0]):
             bench.read("untouched", bench.version(0), method, readers)
+
+
+def relayed(bench: Bench) -> None:
+    for method, readers in bench.passes():
+        with bench.mount(bench.sources[0], "--passthrough=off"):
+            bench.read("relayed", bench.version(0), method, readers)
 
 
 def memcpy(bench: Bench, series: str, *options: str) -> None:
@@ -220,9 +243,9 @@ def latency(bench: Bench) -> None:
 
 def functions(chosen: list[str]) -> dict:
     """Series name -> what measures one sample of each of its rows; `second` goes with `cold`."""
-    every = {"plain": plain, "disk": disk, "cold": lambda bench: cold(bench, "second" in chosen),
+    every = {"plain": plain, "disk": disk, "tmpfs": tmpfs, "cold": lambda bench: cold(bench, "second" in chosen),
              "waited": waited,
              "page-cache": lambda bench: warmed(bench, "page-cache"), "memory": lambda bench: warmed(bench, "memory"),
-             "untouched": untouched, "fill": fill, "recycle": recycle, "latency": latency}
+             "untouched": untouched, "relayed": relayed, "fill": fill, "recycle": recycle, "latency": latency}
     wanted = set(chosen) | ({"cold"} if "second" in chosen else set())
     return {name: function for name, function in every.items() if name in wanted}

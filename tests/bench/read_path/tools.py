@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,6 +52,20 @@ def drop_from_page_cache(files: list[Path]) -> None:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def huge_tmpfs(point: Path, size: int) -> Iterator[Path]:
+    """An empty tmpfs of huge pages at `point`, which goes away with what lies in it; Failed where none can be had."""
+    point.mkdir(exist_ok=True)
+    try:
+        run("mount", "-t", "tmpfs", "-o", f"huge=always,size={size}", "none", point)
+        try:
+            yield point
+        finally:
+            run("umount", "-l", point)  # a reader that has just ended may hold it for a moment
+    finally:
+        point.rmdir()
 
 
 class Mounted:
