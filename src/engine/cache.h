@@ -116,6 +116,8 @@ class Cache {
   Usage usage() const;
   /// The budget less what is set aside.
   uint64_t budget() const { return budget_ - set_aside_.load(std::memory_order_relaxed); }
+  /// What each kind of work that holds memory beside the entries may hold all together: an eighth of it.
+  uint64_t share_of_work() const { return budget() / 8; }
 
  private:
   struct Entry {

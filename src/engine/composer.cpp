@@ -342,7 +342,7 @@ Status Composer::load(const CacheKey& key, const Patch& patch, const Patch::Segm
     if (room) {
       reservations.push_back(cache_.reserve(segment->cost()));
       segments.push_back(segment);
-      room = !patch.random_access() && part.add(segment->cost()) < cache_.budget() / 8;
+      room = !patch.random_access() && part.add(segment->cost()) < cache_.share_of_work();
     }
     wanted = wanted && sink(index, segment);
     if (!room && wanted && segments.size() > 1) {  // whoever wants all of it holds it; others shall have the allowance

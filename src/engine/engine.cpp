@@ -387,7 +387,7 @@ std::string_view warm_state_name(WarmState state) {
 
 std::shared_ptr<void> Engine::reserve(uint64_t bytes) {
   using Held = std::pair<std::shared_ptr<Shared>, Cache::Reservation>;
-  return std::make_shared<Held>(shared_, shared_->cache.reserve(std::min(bytes, shared_->cache.budget() / 8)));
+  return std::make_shared<Held>(shared_, shared_->cache.reserve(std::min(bytes, shared_->cache.share_of_work())));
 }
 
 Folds& Engine::folds() const { return shared_->folds; }

@@ -26,10 +26,10 @@ class FrameFlow {
  public:
   using Segment = Patch::Segment;
 
-  /// What several flows may hold together: an eighth of the budget of `cache`, where it counts as reserved.
+  /// What several flows may hold together, in `cache`, where it counts as reserved.
   struct Allowance {
     explicit Allowance(Cache& of) : cache(of) {}
-    uint64_t most() const { return cache.budget() / 8; }
+    uint64_t most() const { return cache.share_of_work(); }
     /// Waits until patches that take about so many bytes fit beside those of others.
     Turns::Turn take_turn(uint64_t bytes) { return turns.take(bytes, most()); }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What unmodified loaders take: safetensors, transformers and the Run:ai model streamer, where they can be imported.
+"""What unmodified loaders take: safetensors, transformers and the Run:ai model streamer, where they can be imported; to
+the memory of a GPU too (names that end in _gpu) where there is one.
 
 As a program it is the worker: reads lines {"loader": NAME, "folder": PATH} and answers each with {"seconds": S}, after
 a first line with the names it has.  Imports happen once, and every loader has freed its tensors before it answers.
@@ -51,6 +52,26 @@ def transformers(folder: str):
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 
 
+def load_file_gpu(folder: str):
+    import torch
+    from safetensors.torch import load_file as load
+
+    tensors = [load(shard, device="cuda") for shard in shards_in(folder)]
+    torch.cuda.synchronize()
+    return tensors
+
+
+def transformers_gpu(folder: str):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="cuda")
+    torch.cuda.synchronize()
+    return model
+
+
 def runai_streamer(folder: str):
     from runai_model_streamer import SafetensorsStreamer
 
@@ -60,11 +81,22 @@ def runai_streamer(folder: str):
 
 
 NEEDS = {load_file: ("safetensors", "torch"), safe_open_clone: ("safetensors", "torch"),
-         transformers: ("transformers", "torch"), runai_streamer: ("runai_model_streamer", "torch")}
+         transformers: ("transformers", "torch"), runai_streamer: ("runai_model_streamer", "torch"),
+         load_file_gpu: ("safetensors", "torch"), transformers_gpu: ("transformers", "torch", "accelerate")}
+
+
+def has_gpu() -> bool:
+    if not importlib.util.find_spec("torch"):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def available() -> dict:
-    return {loader.__name__: loader for loader, names in NEEDS.items() if all(map(importlib.util.find_spec, names))}
+    gpu = has_gpu()
+    return {loader.__name__: loader for loader, names in NEEDS.items()
+            if all(map(importlib.util.find_spec, names)) and (gpu or not loader.__name__.endswith("_gpu"))}
 
 
 def serve() -> None:
