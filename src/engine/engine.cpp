@@ -90,7 +90,10 @@ struct Engine::Shared {
             kBlockBytes, std::clamp(options.memory_bytes / 32, BlockPool::kKeptBytes, BlockPool::kMaxKeptBytes))),
         units(std::make_shared<BlockPool>(kBlockBytes)),
         large_units(std::make_shared<BlockPool>(codec::kMaxBlockBytes)),
-        warmer(cache, threads, options.keeper, Descriptor(::fcntl(options.tmpfs, F_DUPFD_CLOEXEC, 0))) {}
+        warmer(cache, threads, options.keeper, Descriptor(::fcntl(options.tmpfs, F_DUPFD_CLOEXEC, 0))) {
+    // oneTBB loads libraries and starts threads when it is first used, which takes as long as several reads.
+    for (tbb::task_arena* each : {&lookups, &arena}) for_each_index(*each, threads, [](uint64_t) {});
+  }
 
   const bool verify;
   const unsigned threads;

@@ -136,3 +136,19 @@ def test_an_untouched_tensor_needs_no_delta(tmp_path, mount):
     assert page == state["untouched.weight"].data[offset - header.data_start - begin:][:4096].tobytes()
     counters = mounted.counters()
     assert counters["tensor_bytes_read"] <= BLOCK and counters["tensors_verified"] == counters["segments_decoded"] == 0
+
+
+def libraries(pid: int) -> set[str]:
+    with open(f"/proc/{pid}/maps") as maps:
+        return {line.split()[5] for line in maps if ".so" in line and len(line.split()) == 6}
+
+
+def test_the_first_read_loads_no_library(source, mount):
+    """oneTBB does when it is first used, which would take longer than decoding a block."""
+    _, run, base, folders = source
+    mounted = mount(run, base=base)
+    pid, name = mounted.status()["pid"], list(folders)[-1]
+    before = libraries(pid)
+    shard = next(folders[name].glob("*.safetensors")).name
+    assert (mounted / name / shard).read_bytes() == (folders[name] / shard).read_bytes()
+    assert libraries(pid) == before and any("libtbb" in library for library in before)

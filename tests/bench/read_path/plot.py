@@ -42,7 +42,8 @@ def panel(axis, rows: list[dict], source: str, depth: int) -> None:
                  label=NAMES[state], zorder=2)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.set_xticks(range(len(places)), [f"{method}\n{readers}" for method, readers in places], fontsize=7)
+    names = [f"{method}\n{readers}".replace("-", "\n") for method, readers in places]
+    axis.set_xticks(range(len(places)), names, fontsize=7)
     axis.set_ylabel("GB/s (logarithmic)")
     axis.grid(axis="y", color=FAINT, linewidth=0.6, zorder=0)
     axis.set_title(f"{source}, {depth} deltas; below: method and readers", loc="left", fontsize=10)
