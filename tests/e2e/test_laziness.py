@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reference import trl, weight_v
 from reference.safetensors_io import ModelFolder, Tensor, copy_state, read_header, write_model
+from warming import chain
 
 BLOCK = 256 << 10
 SLACK = 64 << 10  # reads are rounded to pages and buffers
@@ -143,12 +144,11 @@ def libraries(pid: int) -> set[str]:
         return {line.split()[5] for line in maps if ".so" in line and len(line.split()) == 6}
 
 
-def test_the_first_read_loads_no_library(source, mount):
+def test_the_first_read_loads_no_library(chain, mount):
     """oneTBB does when it is first used, which would take longer than decoding a block."""
-    _, run, base, folders = source
-    mounted = mount(run, base=base)
-    pid, name = mounted.status()["pid"], list(folders)[-1]
+    mounted = chain.mount(mount)
+    pid, name = mounted.status()["pid"], chain.names[-1]
     before = libraries(pid)
-    shard = next(folders[name].glob("*.safetensors")).name
-    assert (mounted / name / shard).read_bytes() == (folders[name] / shard).read_bytes()
+    shard = chain.largest_shard(name)
+    assert (mounted / name / shard).read_bytes() == (chain.folders[name] / shard).read_bytes()
     assert libraries(pid) == before and any("libtbb" in library for library in before)

@@ -3,15 +3,16 @@
 
     plain       the newest version as plain files, in the page cache
     disk        the same after dropping them from the page cache (POSIX_FADV_DONTNEED)
-    tmpfs       the same in a tmpfs of huge pages: the limit of reading from memory with passthrough; needs root
+    tmpfs       the same in a tmpfs of huge pages: what reading from memory with passthrough can give; needs root
+                and memory for another copy
     cold        a version read for the first time from a fresh daemon; its sources are in the page cache
     waited      the same with --warm-on-open=wait and room for the version: decoded before opens return
     second      what was read cold, read again
     page-cache  after `weightfs warm --to page-cache`
     memory      after `weightfs warm --to memory`
     untouched   the version `base` through the mount, which no delta touches
-    relayed     the same from a fresh daemon with --passthrough=off, which decodes nothing and only copies: the limit of
-                cold reads through FUSE
+    relayed     the same from a fresh daemon with --passthrough=off, which decodes nothing and only copies: what cold
+                reads through FUSE can give
     fill        `weightfs warm --to memory` itself, beside memcpy of as many bytes into fresh huge pages, same threads
     recycle     the same with room for two versions, when it replaces the older of two; memcpy into touched huge pages
     latency     random reads of 4 KiB, and reads of headers, from a fresh daemon
@@ -127,6 +128,9 @@ def disk(bench: Bench) -> None:
 
 
 def tmpfs(bench: Bench) -> None:
+    allowed = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
+    if not allowed.exists() or "[deny]" in allowed.read_text():
+        bench.samples.note("tmpfs: without huge pages, which this machine denies it")
     size = bench.model.bytes + (64 << 20)  # each file takes whole huge pages
     try:
         with huge_tmpfs(bench.model.folder / "tmpfs", size) as point:
