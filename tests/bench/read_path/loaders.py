@@ -28,10 +28,10 @@ def shards_in(folder: str) -> list[str]:
     return [str(shard) for shard in sorted(Path(folder).glob("*.safetensors"))]
 
 
-def load_file(folder: str):
+def load_file(folder: str, device: str = "cpu"):
     from safetensors.torch import load_file as load
 
-    return [load(shard) for shard in shards_in(folder)]
+    return [load(shard, device=device) for shard in shards_in(folder)]
 
 
 def safe_open_clone(folder: str):
@@ -44,32 +44,28 @@ def safe_open_clone(folder: str):
     return tensors
 
 
-def transformers(folder: str):
+def transformers(folder: str, **placement):
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **placement)
+
+
+def arrived(loaded):
+    """Waits until the copies to the GPU are done."""
+    import torch
+
+    torch.cuda.synchronize()
+    return loaded
 
 
 def load_file_gpu(folder: str):
-    import torch
-    from safetensors.torch import load_file as load
-
-    tensors = [load(shard, device="cuda") for shard in shards_in(folder)]
-    torch.cuda.synchronize()
-    return tensors
+    return arrived(load_file(folder, device="cuda"))
 
 
 def transformers_gpu(folder: str):
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map="cuda")
-    torch.cuda.synchronize()
-    return model
+    return arrived(transformers(folder, device_map="cuda"))
 
 
 def runai_streamer(folder: str):
