@@ -339,6 +339,11 @@ class FastRun:
             shutil.rmtree(outdated)
         return folder.name
 
+    def missing(self, versions: int, like: int) -> int:
+        """How many to publish until there are so many, and as many since a full one as there were at number `like`."""
+        least = max(versions - self.number, 0)
+        return least + (like - self.number - least) % self.FULL_EVERY
+
     def mount_base(self) -> Path:
         return self.base
 
@@ -499,27 +504,6 @@ class Held:
 
     def __exit__(self, *_):
         self.close()
-
-
-# --- the daemon, seen from outside -----------------------------------------------------------------
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def threads(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/task"))
 
 
 def attribute(path: Path, name: str) -> str:

@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
-from following import (Held, assert_exact, assert_right_or_eio, attempt, code_of, cpu_seconds, entries, follow,
-                       holds_for, is_like, number_of, resident_bytes, run, said_of, state_of, status, wait_latest,
-                       wait_state, wait_until, warmth)
+from following import (Held, assert_exact, assert_right_or_eio, attempt, code_of, entries, follow, holds_for, is_like,
+                       number_of, run, said_of, state_of, status, wait_latest, wait_state, wait_until, warmth)
+from processes import cpu_seconds, resident_bytes
 from reference import trl
 from reference.safetensors_io import INDEX_NAME, read_file, read_header, write_file
 

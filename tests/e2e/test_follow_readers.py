@@ -11,8 +11,8 @@ import time
 import traceback
 
 import pytest
-from following import (FastRun, descriptors, follow, number_in, number_of, resident_bytes, said_of, status, threads,
-                       wait_latest, wait_until)
+from following import FastRun, follow, number_in, number_of, said_of, status, wait_latest, wait_until
+from processes import Weight
 from reference.safetensors_io import DTYPE_BYTES, ModelFolder
 
 VERSIONS = int(os.environ.get("WEIGHTFS_FOLLOW_VERSIONS", "100"))
@@ -118,20 +118,6 @@ class Readers:
 # --- publisher ------------------------------------------------------------------------------------
 
 
-class Weight:
-    """What the daemon's process holds."""
-
-    def __init__(self, pid):
-        self.memory, self.descriptors, self.threads = resident_bytes(pid), descriptors(pid), threads(pid)
-
-    def assert_not_above(self, early):
-        assert self.memory <= early.memory * 1.2 + (16 << 20), f"memory: {early.memory} then {self.memory}"
-        assert self.descriptors <= early.descriptors * 1.2 + 16, f"files: {early.descriptors} then {self.descriptors}"
-        # Threads that serve are made when they are first needed: as many as 16, or two a processor.
-        most = max(early.threads, 16 + 4 * (os.cpu_count() or 1)) + 2
-        assert self.threads <= most, f"threads: {early.threads} then {self.threads}"
-
-
 def publish_steadily(mounted, run, count, stop=None):
     """One version every INTERVAL; slower where the mount cannot follow."""
     due = time.monotonic()
@@ -154,18 +140,16 @@ def test_readers_of_one_handle_see_one_version(tmp_path, mount, options):
     early_at = min(100, VERSIONS // 2)
     with Readers(mounted, run) as readers:
         publish_steadily(mounted, run, early_at, readers.stop)
-        early = Weight(pid)
-        publish_steadily(mounted, run, VERSIONS - early_at, readers.stop)
-        if not readers.stop.is_set():
-            wait_latest(mounted, f"weight_v{VERSIONS:06d}")
+        early = Weight.at_rest(mounted, run, pid)
+        publish_steadily(mounted, run, run.missing(VERSIONS, like=early_at), readers.stop)
         results = readers.finish()
-    late = Weight(pid)
+    late = Weight.at_rest(mounted, run, pid)
     assert all(rounds > 0 for rounds, _ in results), "a reader never got to read"
     late.assert_not_above(early)
     counters = mounted.counters()
     assert counters["read_errors"] == counters["digest_failures"] == counters["block_failures"] == 0
-    assert status(mounted)["follow"]["admitted"] == VERSIONS and status(mounted)["follow"]["refusals"] == 0
-    newest = [f"weight_v{number:06d}" for number in range(VERSIONS - KEEP + 1, VERSIONS + 1)]
+    assert status(mounted)["follow"]["admitted"] == run.number and status(mounted)["follow"]["refusals"] == 0
+    newest = [f"weight_v{number:06d}" for number in range(run.number - KEEP + 1, run.number + 1)]
     wait_until(lambda: mounted.versions() == ["base", *newest], what=lambda: str(mounted.versions()))
     mounted.unmount()
 

@@ -10,20 +10,13 @@ from pathlib import Path
 
 import pytest
 from following import FastRun, follow, number_of, said_of, status, wait_latest, wait_until
-from test_follow_readers import Weight, read_one_version
+from processes import Weight
+from test_follow_readers import read_one_version
 
 VERSIONS = int(os.environ.get("WEIGHTFS_WEEK_VERSIONS", "300"))
 KEEP = 8
 AHEAD = 5
 EARLY = 100  # versions after which everything has been needed once
-
-
-def weight_at_rest(mounted, run, pid):
-    """Without the trees of the last second, which stay in case an answer is on its way to the kernel."""
-    time.sleep(1.5)
-    wait_latest(mounted, run.publish())
-    wait_latest(mounted, run.publish())  # when this one is shown, what the one before let go is gone
-    return Weight(pid)
 
 
 class Nodes:
@@ -57,7 +50,7 @@ def test_a_week_of_versions_leaves_nothing_behind(tmp_path, mount, capsys):
     pid = status(mounted)["pid"]
     early, began = None, time.monotonic()
     # Ends as far from a full version as where it was measured early: so many deltas are open.
-    while run.number < VERSIONS or (run.number - EARLY) % run.FULL_EVERY != 0:
+    while run.missing(VERSIONS, like=EARLY) > 0:
         name = run.publish()
         number = run.number
         wait_until(lambda: run.number - number_of(os.readlink(mounted / "latest")) <= AHEAD, pause=0.002,
@@ -66,10 +59,10 @@ def test_a_week_of_versions_leaves_nothing_behind(tmp_path, mount, capsys):
             read_one_version(mounted, run)
         if number == EARLY:
             wait_latest(mounted, name)
-            early = weight_at_rest(mounted, run, pid)
+            early = Weight.at_rest(mounted, run, pid)
             early_nodes = Nodes(mounted)
     wait_latest(mounted, name)
-    late = weight_at_rest(mounted, run, pid)
+    late = Weight.at_rest(mounted, run, pid)
     late.assert_not_above(early)
     late_nodes = Nodes(mounted)
     late_nodes.assert_bounded(early_nodes)

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import succeed
-from following import (FastRun, Held, assert_exact, code_of, descriptors, holds_for, make_run, said_of,
-                       wait_admitted, wait_latest, wait_runs, wait_state, wait_until)
+from following import (FastRun, Held, assert_exact, code_of, holds_for, make_run, said_of, wait_admitted, wait_latest,
+                       wait_runs, wait_state, wait_until)
+from processes import descriptors
 from supervised import MANY_RESTARTS, REPEAT, children, is_alive, supervise
 from test_follow_advance import lines_of, lose_digests
 from test_follow_latest import NEVER, new_tree, open_through_latest
