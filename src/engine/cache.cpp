@@ -14,8 +14,8 @@ bool holds_blocks(CacheKind kind) {
 
 /// What native deltas touch, and where to find it.
 bool is_of_index(CacheKind kind) {
-  return kind == CacheKind::kTrail || kind == CacheKind::kTable || kind == CacheKind::kIndexHead ||
-         kind == CacheKind::kFold;
+  return kind == CacheKind::kTrail || kind == CacheKind::kTrailAbove || kind == CacheKind::kTable ||
+         kind == CacheKind::kIndexHead || kind == CacheKind::kFold;
 }
 
 }  // namespace

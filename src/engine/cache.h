@@ -29,6 +29,7 @@ enum class CacheKind : uint8_t {
   kFolded,      ///< FoldedSegments': what all patches up to a state do to a segment
   kAsked,       ///< FoldedSegments', FoldedUnits': how much of such a thing was asked for
   kFoldedUnit,  ///< FoldedUnits': the same for a unit of an object of a native version
+  kTrailAbove,  ///< NativeTrails': the part of a trail that lies above an earlier version
 };
 
 /// What an entry costs beside its value: its places in the order and in the table, about, and what allocating adds.
@@ -37,8 +38,8 @@ inline constexpr uint64_t kEntryCost = 192;
 
 /// Names an entry, for all engines that share the cache: a tensor, one of its states (ordinal of the version that
 /// changed it) and a block or segment number.  Of native versions: an object, the version (ordinal) whose object it
-/// is, and a unit number; of a trail the snapshot's links_epoch() and the folds' epoch(); of a table or fold the
-/// delta's serial() in place of both; of a head that alone.
+/// is, and a unit number; of a trail the snapshot's links_epoch() and the folds' epoch(), of the part of one the
+/// earlier version; of a table or fold the delta's serial() in place of both; of a head that alone.
 struct CacheKey {
   uint32_t tensor = 0;
   uint32_t step = 0;

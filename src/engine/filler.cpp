@@ -113,8 +113,8 @@ Status Filler::fill_tensor(const VersionFile& file, const FilePiece& piece, cons
   return composer_.compose(piece.object, *step, piece.object_offset, out, flow);
 }
 
-Result<std::optional<NativeTrail>> Filler::trail_from(const VersionFile& file, size_t object,
-                                                      const VersionFile& held) const {
+Result<std::shared_ptr<const NativeTrail>> Filler::trail_from(const VersionFile& file, size_t object,
+                                                              const VersionFile& held) const {
   const size_t in_file = object - tree_file(file)->first_object;
   return trails_.between(held.ordinal, tree_file(held)->first_object + in_file, file.ordinal, object);
 }
@@ -128,7 +128,7 @@ Status Filler::fill_object(const VersionFile& file, const FilePiece& piece, cons
 
 Status Filler::fill_by_trail(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
                              MutableBytes out) const {
-  auto above = held ? TRY(trail_from(file, piece.object, *held)) : std::nullopt;
+  const auto above = held ? TRY(trail_from(file, piece.object, *held)) : nullptr;
   const auto whole = above ? nullptr : TRY(trails_.find(file.ordinal, piece.object));
   const NativeTrail& trail = above ? *above : *whole;
   if (whole && whole->steps.empty()) return native_.read_base(*whole->base, piece.object_offset, out);

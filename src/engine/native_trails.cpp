@@ -129,13 +129,20 @@ Result<NativeTrail> NativeTrails::finish(size_t ordinal, size_t object, NativeTr
   return trail;
 }
 
-Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
-  const CacheKey key = trail_key(ordinal, object);
+template <class T, class Holds, class Make>
+Result<std::shared_ptr<const T>> NativeTrails::obtain(const CacheKey& key, const Holds& holds, const Make& make) {
   for (;;) {
-    if (auto found = cache_.find<NativeTrail>(key)) return found;
+    if (auto found = cache_.find<T>(key); found && holds(*found)) return found;
     const auto lease = flights_.claim(key);
     if (!lease) continue;
-    if (auto found = cache_.find<NativeTrail>(key)) return found;
+    if (auto found = cache_.find<T>(key); found && holds(*found)) return found;
+    return make();
+  }
+}
+
+Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
+  const CacheKey key = trail_key(ordinal, object);
+  const auto make = [&]() -> Result<std::shared_ptr<const NativeTrail>> {
     NativeTrail trail;
     if (snapshot_.state(ordinal).links.empty()) {
       trail.base = object;
@@ -145,10 +152,11 @@ Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, si
         return follow({farthest_hop({ordinal, object})}, trail);
       }));
     }
-    auto found = std::make_shared<const NativeTrail>(TRY(finish(ordinal, object, std::move(trail))));
-    cache_.insert(key, found, found->cost() + kEntryCost);
-    return found;
-  }
+    auto made = std::make_shared<const NativeTrail>(TRY(finish(ordinal, object, std::move(trail))));
+    cache_.insert(key, made, made->cost() + kEntryCost);
+    return made;
+  };
+  return obtain<NativeTrail>(key, [](const NativeTrail&) { return true; }, make);
 }
 
 Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {
@@ -160,34 +168,47 @@ Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size
   return finish(ordinal, object, std::move(trail));
 }
 
-Result<std::optional<NativeTrail>> NativeTrails::between(size_t from, size_t from_object, size_t ordinal,
-                                                         size_t object) {
+Result<std::optional<NativeTrail>> NativeTrails::trail_above(const Place& from, const Place& place) {
   NativeTrail trail;
   std::vector<Hop> way;
-  Place place{ordinal, object};
-  while (place.version > from) {
-    if (!snapshot_.state(place.version).own_link) return std::optional<NativeTrail>();
-    way.push_back(hop(place, 0));
+  Place next = place;
+  while (next.version > from.version) {
+    if (!snapshot_.state(next.version).own_link) return std::optional<NativeTrail>();
+    way.push_back(hop(next, 0));
     if (!way.back().below) return std::optional<NativeTrail>();
-    place = *way.back().below;
+    next = *way.back().below;
   }
-  if (place.version != from || place.object != from_object) return std::optional<NativeTrail>();
+  if (next.version != from.version || next.object != from.object) return std::optional<NativeTrail>();
   TRY(add_steps(way, trail));
-  return std::optional(TRY(finish(ordinal, object, std::move(trail), true)));
+  return std::optional(TRY(finish(place.version, place.object, std::move(trail), true)));
+}
+
+Result<std::shared_ptr<const NativeTrail>> NativeTrails::between(size_t from, size_t from_object, size_t ordinal,
+                                                                 size_t object) {
+  const CacheKey key{static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), static_cast<uint32_t>(from),
+                     CacheKind::kTrailAbove};
+  const auto holds = [&](const Above& above) {
+    return above.links_epoch == snapshot_.links_epoch() && above.from_object == from_object;
+  };
+  const auto make = [&]() -> Result<std::shared_ptr<const Above>> {
+    auto trail = TRY(trail_above({from, from_object}, {ordinal, object}));
+    auto made = std::make_shared<const Above>(Above{snapshot_.links_epoch(), from_object, std::move(trail)});
+    cache_.insert(key, made, sizeof(Above) + (made->trail ? made->trail->cost() : 0) + kEntryCost);
+    return made;
+  };
+  const auto above = TRY(obtain<Above>(key, holds, make));
+  return above->trail ? std::shared_ptr<const NativeTrail>(above, &*above->trail) : nullptr;
 }
 
 Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail::Step& step) {
   const CacheKey key = table_key(step.delta(snapshot_), step.object);
-  for (;;) {
-    if (auto found = cache_.find<BlockTable>(key)) return found;
-    const auto lease = flights_.claim(key);
-    if (!lease) continue;
-    if (auto found = cache_.find<BlockTable>(key)) return found;
+  const auto make = [&]() -> Result<std::shared_ptr<const BlockTable>> {
     auto table = step.patch->load_table(heads_);
     if (table) cache_.insert(key, *table, (*table)->cost() + kEntryCost);
     if (!table && step.fold) folds_.reject(*step.fold, table.error());
     return table;
-  }
+  };
+  return obtain<BlockTable>(key, [](const BlockTable&) { return true; }, make);
 }
 
 }  // namespace weightfs

@@ -60,8 +60,8 @@ class NativeTrails {
   /// The same with link `link` of that version as the first step, whether or not it would be taken.
   Result<NativeTrail> find_through(size_t ordinal, size_t link, size_t object);
   /// The steps alone that lead from `from_object` of version `from` to `object` of `ordinal` over the versions' own
-  /// deltas; nothing when no such way leads there.
-  Result<std::optional<NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object);
+  /// deltas; null when no such way leads there.
+  Result<std::shared_ptr<const NativeTrail>> between(size_t from, size_t from_object, size_t ordinal, size_t object);
   /// Does `work`, and again when it failed because of a fold, which is rejected then.  `work` is told whether this is
   /// its first time, and finds its trails anew each time.
   template <class Work>
@@ -97,11 +97,22 @@ class NativeTrails {
     Folds::Shared fold{};
   };
 
+  /// What between() found, and what it holds for.
+  struct Above {
+    uint32_t links_epoch = 0;
+    size_t from_object = 0;
+    std::optional<NativeTrail> trail{};
+  };
+
   CacheKey trail_key(size_t ordinal, size_t object) const;
   Hop hop(const Place& place, size_t link) const;
   Hop farthest_hop(const Place& place) const;
   Status follow(std::vector<Hop> way, NativeTrail& trail);
   Status add_steps(const std::vector<Hop>& way, NativeTrail& trail);
+  Result<std::optional<NativeTrail>> trail_above(const Place& from, const Place& place);
+  /// What is in the cache under `key`, if `holds` says that it is right, or what `make` returns and puts there.
+  template <class T, class Holds, class Make>
+  Result<std::shared_ptr<const T>> obtain(const CacheKey& key, const Holds& holds, const Make& make);
   Result<std::shared_ptr<const CodedPatch>> patch(const Hop& hop);
   /// `bottomless`: what lies below the steps is known to the caller.
   Result<NativeTrail> finish(size_t ordinal, size_t object, NativeTrail trail, bool bottomless = false) const;

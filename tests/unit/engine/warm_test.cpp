@@ -260,5 +260,28 @@ TEST_F(WarmNative, WhateverTheMemoryHeldBefore) {
   EXPECT_EQ(engine_->status().block_failures, 0u);
 }
 
+TEST_F(WarmNative, ADeltaIsAskedOnceAboutAnObjectHoweverManyPiecesItHas) {
+  std::mt19937_64 random(6);
+  const test::FakeObjects base = {{"model.safetensors", "w", random_bytes(random, 5'600'000)},
+                                  {"model.safetensors", "x", random_bytes(random, 70'001)}};
+  test::FakeStore store(files_, folder_.path("model"), base);
+  for (size_t parent = 0; parent < 4; ++parent) {
+    test::FakeObjects objects = store.next(parent);
+    for (size_t at = parent; at < objects[0].bytes.size(); at += 10'000) objects[0].bytes[at] ^= 1;
+    store.add(parent, std::move(objects));
+  }
+  open(store, {.memory_bytes = 256 * kMega});
+  const auto warm = [&](size_t v) {
+    ASSERT_TRUE(engine_->warm(v));
+    ASSERT_EQ(settle(*engine_, v), WarmState::kWarm) << engine_->warm_status(v).error->text();
+  };
+  warm(2);
+  warm(4);  // from the memory of 2
+  for (const size_t v : {3, 4}) EXPECT_EQ(store.delta(v).counters().finds, 2) << v;
+  warm(3);  // from that of 2 again, by a part of the same way
+  EXPECT_EQ(store.delta(3).counters().finds, 4);
+  expect_whole(store);
+}
+
 }  // namespace
 }  // namespace weightfs
