@@ -108,18 +108,20 @@ BlockTable make_table(const std::vector<IndexRecord>& records) {
   return {std::move(blocks), std::move(params), std::move(params_of)};
 }
 
+/// Keeps no file open, as it may lie in a cache for long; who uses it holds the version.
 class NativePatch final : public CodedPatch {
  public:
-  NativePatch(std::shared_ptr<const Coded> coded, uint32_t object, ObjectShape shape, bool has_parent)
-      : coded_(std::move(coded)), object_(object), shape_(shape), has_parent_(has_parent) {}
+  NativePatch(const std::shared_ptr<const Coded>& coded, uint32_t object, ObjectShape shape, bool has_parent)
+      : coded_(coded), block_bytes_(coded->block_bytes), object_(object), shape_(shape), has_parent_(has_parent) {}
 
-  uint64_t block_bytes() const override { return coded_->block_bytes; }
+  uint64_t block_bytes() const override { return block_bytes_; }
   bool has_parent() const override { return has_parent_; }
 
   Result<std::shared_ptr<const BlockTable>> load_table(IndexHeads& heads) const override {
     if (auto first = take_table()) return first;
-    const auto head = TRY(coded_->head(heads));
-    return table(TRY(coded_->index->find_again(*head, object_, shape_)));
+    const auto coded = TRY(this->coded());
+    const auto head = TRY(coded->head(heads));
+    return table(*coded, TRY(coded->index->find_again(*head, object_, shape_)));
   }
 
   std::shared_ptr<const BlockTable> take_table() const override {
@@ -129,29 +131,34 @@ class NativePatch final : public CodedPatch {
   void keep(std::shared_ptr<const BlockTable> first) { first_ = std::move(first); }
 
   /// The table of the object's records, after what an object without a parent must fulfil was checked.
-  Result<std::shared_ptr<const BlockTable>> table(const std::vector<IndexRecord>& records) const {
+  Result<std::shared_ptr<const BlockTable>> table(const Coded& coded, const std::vector<IndexRecord>& records) const {
     auto table = std::make_shared<const BlockTable>(make_table(records));
-    if (!has_parent_) {
-      TRY(check_complete(*table, coded_->where, object_, ceil_div(shape_.bytes, coded_->block_bytes)));
-    }
+    if (!has_parent_) TRY(check_complete(*table, coded.where, object_, ceil_div(shape_.bytes, block_bytes_)));
     return table;
   }
 
   Status decode(const BlockTable& table, const CodedBlock& block, Bytes parent, MutableBytes out) const override {
+    const auto coded = TRY(this->coded());
     if (block.coding == codec::BlockCoding::kRaw && block.length == out.size()) {
-      return coded_->payload.read(block.offset, out);
+      return coded->payload.read(block.offset, out);
     }
     const auto payload = std::make_unique_for_overwrite<std::byte[]>(block.length);  // NOLINT(modernize-avoid-c-arrays)
     const MutableBytes bytes(payload.get(), block.length);
-    TRY(coded_->payload.read(block.offset, bytes));
+    TRY(coded->payload.read(block.offset, bytes));
     Status status = codec::decode_block(table.params(block), block.coding, bytes, parent, out);
     if (status) return status;
     return status.error().in(
-        fmt::format("{}: object {}, block {}", quote(coded_->payload.name_at(block.offset)), object_, block.index));
+        fmt::format("{}: object {}, block {}", quote(coded->payload.name_at(block.offset)), object_, block.index));
   }
 
  private:
-  std::shared_ptr<const Coded> coded_;
+  Result<std::shared_ptr<const Coded>> coded() const {
+    if (auto coded = coded_.lock()) return coded;
+    return Error{ErrorCode::kInternal, fmt::format("object {} of a delta that nobody has open any more", object_)};
+  }
+
+  std::weak_ptr<const Coded> coded_;
+  uint64_t block_bytes_;
   uint32_t object_;
   ObjectShape shape_;
   bool has_parent_;
@@ -277,7 +284,7 @@ Result<std::shared_ptr<const CodedPatch>> OpenedVersion::find(const TreeLayout& 
   }
   auto patch = std::make_shared<NativePatch>(coded_, static_cast<uint32_t>(object),
                                              ObjectShape{found.bytes, found.element_bytes}, has_parent);
-  patch->keep(TRY(patch->table(records)));
+  patch->keep(TRY(patch->table(*coded_, records)));
   return std::shared_ptr<const CodedPatch>(std::move(patch));
 }
 

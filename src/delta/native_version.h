@@ -47,7 +47,8 @@ class NativeVersion : public std::enable_shared_from_this<NativeVersion> {
   /// Objects that it touches, ascending.  Reads the whole index.
   virtual Result<std::vector<uint32_t>> touched_objects(const TreeLayout& tree) const = 0;
   /// What it does to one object of `tree` (the version's own); null when it does not touch it.  O(log n) in the
-  /// size of the index.  `has_parent`: whether the object has one.
+  /// size of the index.  `has_parent`: whether the object has one.  A patch keeps none of the version's files open:
+  /// only who holds the version may use it.
   virtual Result<std::shared_ptr<const CodedPatch>> find(const TreeLayout& tree, size_t object, bool has_parent,
                                                          IndexHeads& heads) const = 0;
   /// Elements changed and payload bytes of one object; zeros when untouched.

@@ -100,7 +100,8 @@ class Filler {
                      MutableBytes out) const;
   Status fill_by_trail(const VersionFile& file, const FilePiece& piece, const std::optional<VersionFile>& held,
                        MutableBytes out) const;
-  Result<std::shared_ptr<const NativeTrail>> trail_from(const VersionFile& file, size_t object, const VersionFile& held) const;
+  Result<std::shared_ptr<const NativeTrail>> trail_from(const VersionFile& file, size_t object,
+                                                        const VersionFile& held) const;
   const TreeFile* tree_file(const VersionFile& file) const;
 
   const Snapshot& snapshot_;

@@ -156,7 +156,8 @@ Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, si
     cache_.insert(key, made, made->cost() + kEntryCost);
     return made;
   };
-  return obtain<NativeTrail>(key, [](const NativeTrail&) { return true; }, make);
+  return obtain<NativeTrail>(
+      key, [](const NativeTrail&) { return true; }, make);
 }
 
 Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {
@@ -208,7 +209,8 @@ Result<std::shared_ptr<const BlockTable>> NativeTrails::table(const NativeTrail:
     if (!table && step.fold) folds_.reject(*step.fold, table.error());
     return table;
   };
-  return obtain<BlockTable>(key, [](const BlockTable&) { return true; }, make);
+  return obtain<BlockTable>(
+      key, [](const BlockTable&) { return true; }, make);
 }
 
 }  // namespace weightfs

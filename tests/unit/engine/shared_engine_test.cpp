@@ -242,6 +242,42 @@ TEST_F(SharedEngine, LinksOfNativeVersionsMayChange) {
   for (const char* name : {"base", "v1", "v3", "v4", "v5"}) expect_right(name);
 }
 
+/// Files in or below `folder` that this process has open.
+size_t open_below(const std::string& folder) {
+  size_t count = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    count += fs::read_symlink(entry.path(), gone).string().starts_with(folder + "/") ? 1 : 0;
+  }
+  return count;
+}
+
+TEST_F(SharedEngine, FilesOfADeltaAreClosedWithTheLastSnapshotThatHasIt) {
+  MadeStore store(folder_.path(),
+                  {{"config.json", "", "{}"}, {"model.safetensors", "a", random_bytes(random_, 300'000)}});
+  for (int i = 1; i <= 4; ++i) {
+    const std::string parent = i == 1 ? "base" : "v" + std::to_string(i - 1);
+    FakeObjects next = store.next(parent);
+    next[1].bytes[static_cast<size_t>(i) * 1000] ^= 1;
+    store.add("v" + std::to_string(i), parent, std::move(next));
+  }
+  follow(store.path());
+  for (const char* name : {"v1", "v2", "v3", "v4"}) {
+    const size_t entry = entry_of(engine_->snapshot(), "model.safetensors", ordinal(name));
+    EXPECT_TRUE(read_file(*engine_, ordinal(name), entry));
+    warm(name);
+  }
+  const std::string folder = store.folder_of("v3");
+  ASSERT_GT(open_below(folder), 0u);
+  store.add_net("v2", "v4", store.next("v4"));
+  store.remove("v3");
+  look();
+  look();
+  ASSERT_FALSE(engine_->snapshot().find_admitted("v3"));
+  EXPECT_EQ(open_below(folder), 0u) << "what is cached of a version keeps no file of it open";
+  EXPECT_GT(open_below(store.folder_of("v4")), 0u);
+}
+
 TEST_F(SharedEngine, AParentThatCameBackIsTheOnlyWay) {
   MadeStore store(folder_.path(),
                   {{"config.json", "", "{}"}, {"model.safetensors", "a", random_bytes(random_, 300'000)}});

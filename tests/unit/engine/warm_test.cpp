@@ -277,7 +277,7 @@ TEST_F(WarmNative, ADeltaIsAskedOnceAboutAnObjectHoweverManyPiecesItHas) {
   };
   warm(2);
   warm(4);  // from the memory of 2
-  for (const size_t v : {3, 4}) EXPECT_EQ(store.delta(v).counters().finds, 2) << v;
+  for (const size_t v : {3u, 4u}) EXPECT_EQ(store.delta(v).counters().finds, 2) << v;
   warm(3);  // from that of 2 again, by a part of the same way
   EXPECT_EQ(store.delta(3).counters().finds, 4);
   expect_whole(store);
