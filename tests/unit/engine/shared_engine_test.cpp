@@ -242,6 +242,16 @@ TEST_F(SharedEngine, LinksOfNativeVersionsMayChange) {
   for (const char* name : {"base", "v1", "v3", "v4", "v5"}) expect_right(name);
 }
 
+/// Versions v1, v2, ... on the base, each on the one before, in which a byte of the second object differs.
+void add_chain(MadeStore& store, size_t count) {
+  for (size_t i = 1; i <= count; ++i) {
+    const std::string parent = i == 1 ? "base" : "v" + std::to_string(i - 1);
+    FakeObjects next = store.next(parent);
+    next[1].bytes[i * 1000] ^= 1;
+    store.add("v" + std::to_string(i), parent, std::move(next));
+  }
+}
+
 /// Files in or below `folder` that this process has open.
 size_t open_below(const std::string& folder) {
   size_t count = 0;
@@ -255,12 +265,7 @@ size_t open_below(const std::string& folder) {
 TEST_F(SharedEngine, FilesOfADeltaAreClosedWithTheLastSnapshotThatHasIt) {
   MadeStore store(folder_.path(),
                   {{"config.json", "", "{}"}, {"model.safetensors", "a", random_bytes(random_, 300'000)}});
-  for (int i = 1; i <= 4; ++i) {
-    const std::string parent = i == 1 ? "base" : "v" + std::to_string(i - 1);
-    FakeObjects next = store.next(parent);
-    next[1].bytes[static_cast<size_t>(i) * 1000] ^= 1;
-    store.add("v" + std::to_string(i), parent, std::move(next));
-  }
+  add_chain(store, 4);
   follow(store.path());
   for (const char* name : {"v1", "v2", "v3", "v4"}) {
     const size_t entry = entry_of(engine_->snapshot(), "model.safetensors", ordinal(name));
@@ -281,12 +286,7 @@ TEST_F(SharedEngine, FilesOfADeltaAreClosedWithTheLastSnapshotThatHasIt) {
 TEST_F(SharedEngine, AParentThatCameBackIsTheOnlyWay) {
   MadeStore store(folder_.path(),
                   {{"config.json", "", "{}"}, {"model.safetensors", "a", random_bytes(random_, 300'000)}});
-  for (int i = 1; i <= 3; ++i) {
-    const std::string parent = i == 1 ? "base" : "v" + std::to_string(i - 1);
-    FakeObjects next = store.next(parent);
-    next[1].bytes[static_cast<size_t>(i) * 1000] ^= 1;
-    store.add("v" + std::to_string(i), parent, std::move(next));
-  }
+  add_chain(store, 3);
   const std::string net = store.add_net("v1", "v3", store.next("v3"));
   fs::rename(store.folder_of("v2"), folder_.path("aside"));
   follow(store.path());

@@ -227,6 +227,10 @@ class WarmNative : public test::NativeReads {
     for (char& byte : bytes) byte = static_cast<char>(random());
     return bytes;
   }
+  void warm(size_t ordinal) {
+    ASSERT_TRUE(engine_->warm(ordinal));
+    ASSERT_EQ(settle(*engine_, ordinal), WarmState::kWarm) << engine_->warm_status(ordinal).error->text();
+  }
 };
 
 // A tree with branches: an ancestor's memory goes forward, a stranger's is written over.
@@ -250,8 +254,7 @@ TEST_F(WarmNative, WhateverTheMemoryHeldBefore) {
   open(store, {.memory_bytes = 15 * kMega});
   for (int i = 0; i < 60; ++i) {
     const size_t v = i < 10 ? static_cast<size_t>(i) : random() % store.count();
-    ASSERT_TRUE(engine_->warm(v));
-    ASSERT_EQ(settle(*engine_, v), WarmState::kWarm) << engine_->warm_status(v).error->text();
+    warm(v);
     for (const auto& [path, content] : test::files_of(store.objects(v))) {
       ASSERT_TRUE(read(v, path, 0, content.size()) == content) << "version " << v << ", " << path;
     }
@@ -271,10 +274,6 @@ TEST_F(WarmNative, ADeltaIsAskedOnceAboutAnObjectHoweverManyPiecesItHas) {
     store.add(parent, std::move(objects));
   }
   open(store, {.memory_bytes = 256 * kMega});
-  const auto warm = [&](size_t v) {
-    ASSERT_TRUE(engine_->warm(v));
-    ASSERT_EQ(settle(*engine_, v), WarmState::kWarm) << engine_->warm_status(v).error->text();
-  };
   warm(2);
   warm(4);  // from the memory of 2
   for (const size_t v : {3u, 4u}) EXPECT_EQ(store.delta(v).counters().finds, 2) << v;
