@@ -12,7 +12,7 @@
 namespace weightfs::helper {
 namespace {
 
-constexpr int kPatience = 100;  // milliseconds: an order is sent as soon as it is connected
+constexpr int kOrderPatience = 100;  // milliseconds: an order is sent as soon as it is connected
 constexpr size_t kMaxOrder = 64;
 
 }  // namespace
@@ -29,7 +29,7 @@ std::optional<std::string> OrderSocket::next() {
   pollfd ready{connection.get(), POLLIN, 0};
   std::array<char, kMaxOrder> order{};
   const ssize_t got =
-      ::poll(&ready, 1, kPatience) > 0 ? ::recv(connection.get(), order.data(), order.size(), MSG_DONTWAIT) : -1;
+      ::poll(&ready, 1, kOrderPatience) > 0 ? ::recv(connection.get(), order.data(), order.size(), MSG_DONTWAIT) : -1;
   if (got <= 0) return std::nullopt;
   std::string text(order.data(), static_cast<size_t>(got));
   if (asker_) {  // one that takes its time is being carried out

@@ -39,8 +39,8 @@ Status mount_directly(const MountRequest& request, Descriptor& device) {
   const std::string data =
       mount_data(request, fuse.get(), request.user.value_or(::getuid()), request.group.value_or(::getgid()));
   const std::string& target = request.target.empty() ? request.mount_point : request.target;
-  constexpr unsigned long kFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-  if (::mount(request.source.c_str(), target.c_str(), kFsType.data(), kFlags, data.c_str()) != 0) {
+  constexpr unsigned long kMountFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  if (::mount(request.source.c_str(), target.c_str(), kFsType.data(), kMountFlags, data.c_str()) != 0) {
     if (errno == EPERM || errno == EACCES) return {};
     return mount_error(request, std::strerror(errno));
   }

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/changes_report.h"
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
 #include "chain/changes.h"
+#include "cli/json.h"
 
 namespace weightfs::cli {
-
-using Json = nlohmann::ordered_json;
 
 Result<Json> changes_report(const Snapshot& snapshot, std::optional<size_t> from, size_t to) {
   Changes changes = TRY(changes_between(snapshot, from, to));

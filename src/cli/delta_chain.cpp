@@ -19,7 +19,7 @@ namespace {
 
 using EntryKind = ModelFolder::EntryKind;
 
-constexpr uint64_t kReadBytes = 1u << 20;
+constexpr uint64_t kComposedBytes = 1u << 20;
 constexpr size_t kFilesNamed = 3;  // in a note
 
 /// The version that `ordinal` was made from: its parent, or for one that stands by itself the one before it.
@@ -151,10 +151,10 @@ Status DeltaChain::read(size_t place, size_t tensor, uint64_t offset, MutableByt
 
 Status DeltaChain::read_pair(size_t place, size_t tensor, PairBuffers& buffers, const PairBody& body) const {
   const uint64_t size = this->tensor(tensor).bytes();
-  buffers.before.resize(kReadBytes);
-  buffers.after.resize(kReadBytes);
-  for (uint64_t at = 0; at < size; at += kReadBytes) {
-    const MutableBytes before = MutableBytes(buffers.before).first(std::min(kReadBytes, size - at));
+  buffers.before.resize(kComposedBytes);
+  buffers.after.resize(kComposedBytes);
+  for (uint64_t at = 0; at < size; at += kComposedBytes) {
+    const MutableBytes before = MutableBytes(buffers.before).first(std::min(kComposedBytes, size - at));
     const MutableBytes after = MutableBytes(buffers.after).first(before.size());
     TRY(read(place - 1, tensor, at, before));
     TRY(read(place, tensor, at, after));
@@ -199,10 +199,10 @@ Result<std::vector<std::string>> DeltaChain::differing_files(size_t place) const
 }
 
 Result<bool> DeltaChain::same_bytes(size_t place, size_t entry_before, size_t entry_after, uint64_t size) const {
-  std::vector<std::byte> before(std::min(size, kReadBytes));
+  std::vector<std::byte> before(std::min(size, kComposedBytes));
   std::vector<std::byte> after(before.size());
-  for (uint64_t at = 0; at < size; at += kReadBytes) {
-    const uint64_t count = std::min(kReadBytes, size - at);
+  for (uint64_t at = 0; at < size; at += kComposedBytes) {
+    const uint64_t count = std::min(kComposedBytes, size - at);
     TRY(engine_->read(ordinals_[place - 1], entry_before, at, MutableBytes(before).first(count)));
     TRY(engine_->read(ordinals_[place], entry_after, at, MutableBytes(after).first(count)));
     if (!std::ranges::equal(Bytes(before).first(count), Bytes(after).first(count))) return false;

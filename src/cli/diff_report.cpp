@@ -7,17 +7,15 @@
 #include <fmt/ranges.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "cli/json.h"
 #include "cli/table.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Kind = TensorDiff::Kind;
-constexpr size_t npos = TensorDiff::npos;
 
 std::string_view kind_name(Kind kind) {
   switch (kind) {
@@ -70,7 +68,7 @@ struct Totals {
 };
 
 Json tensor_side(const Checkpoint& checkpoint, size_t index) {
-  if (index == npos) return nullptr;
+  if (index == TensorDiff::npos) return nullptr;
   const auto& tensor = checkpoint.tensors[index];
   return {{"name", tensor.info.name},
           {"dtype", dtype_name(tensor.info.dtype)},
@@ -88,7 +86,7 @@ void add_counts(Json& object, const codec::ElementChanges& changes) {
 }
 
 Json tensor_object(const Checkpoint& before, const Checkpoint& after, const TensorDiff& diff) {
-  const auto& shown = diff.after != npos ? after.tensors[diff.after] : before.tensors[diff.before];
+  const auto& shown = diff.after != TensorDiff::npos ? after.tensors[diff.after] : before.tensors[diff.before];
   Json object = {{"name", shown.info.name},
                  {"status", kind_name(diff.kind)},
                  {"moved", diff.moved},
@@ -108,12 +106,12 @@ Json tensor_object(const Checkpoint& before, const Checkpoint& after, const Tens
 }
 
 Json file_object(const Checkpoint& before, const Checkpoint& after, const FileDiff& diff) {
-  const auto& shown = diff.after != npos ? after.files[diff.after] : before.files[diff.before];
+  const auto& shown = diff.after != TensorDiff::npos ? after.files[diff.after] : before.files[diff.before];
   return {{"path", diff.path},
           {"status", kind_name(diff.kind)},
           {"kind", kind_name(shown.kind)},
-          {"old_bytes", diff.before != npos ? Json(before.files[diff.before].size()) : Json(nullptr)},
-          {"new_bytes", diff.after != npos ? Json(after.files[diff.after].size()) : Json(nullptr)}};
+          {"old_bytes", diff.before != TensorDiff::npos ? Json(before.files[diff.before].size()) : Json(nullptr)},
+          {"new_bytes", diff.after != TensorDiff::npos ? Json(after.files[diff.after].size()) : Json(nullptr)}};
 }
 
 Json summary_object(const Totals& totals, const CheckpointDiff& diff) {
@@ -130,7 +128,7 @@ Json summary_object(const Totals& totals, const CheckpointDiff& diff) {
 // --- for people -----------------------------------------------------------------------------------
 
 std::string remark_of(const Checkpoint& before, const Checkpoint& after, const TensorDiff& diff) {
-  if (diff.before == npos || diff.after == npos) return {};
+  if (diff.before == TensorDiff::npos || diff.after == TensorDiff::npos) return {};
   const auto& old_tensor = before.tensors[diff.before];
   const auto& new_tensor = after.tensors[diff.after];
   std::vector<std::string> was;
@@ -142,8 +140,8 @@ std::string remark_of(const Checkpoint& before, const Checkpoint& after, const T
 }
 
 void add_row(Table& table, const Checkpoint& before, const Checkpoint& after, const TensorDiff& diff) {
-  const auto& side = diff.after != npos ? after : before;
-  const auto& shown = side.tensors[diff.after != npos ? diff.after : diff.before];
+  const auto& side = diff.after != TensorDiff::npos ? after : before;
+  const auto& shown = side.tensors[diff.after != TensorDiff::npos ? diff.after : diff.before];
   std::string changed;
   std::string ulp;
   std::string distance;
@@ -204,12 +202,12 @@ std::string file_table(const Checkpoint& before, const Checkpoint& after, const 
   if (diff.files.empty()) return {};
   Table table({{"FILE"}, {"STATUS"}, {"OLD", true, 1}, {"NEW", true, 1}});
   for (const auto& file : diff.files) {
-    const auto& shown = file.after != npos ? after.files[file.after] : before.files[file.before];
+    const auto& shown = file.after != TensorDiff::npos ? after.files[file.after] : before.files[file.before];
     const bool header = file.kind == FileDiff::Kind::kChanged && shown.kind == Checkpoint::Kind::kSafetensors;
     table.add({{bare(file.path) + (shown.kind == Checkpoint::Kind::kEmptyFolder ? "/" : "")},
                {header ? "header changed" : std::string(kind_name(file.kind))},
-               {file.before == npos ? "" : human_bytes(before.files[file.before].size())},
-               {file.after == npos ? "" : human_bytes(after.files[file.after].size())}});
+               {file.before == TensorDiff::npos ? "" : human_bytes(before.files[file.before].size())},
+               {file.after == TensorDiff::npos ? "" : human_bytes(after.files[file.after].size())}});
   }
   return "\n" + table.text(terminal);
 }

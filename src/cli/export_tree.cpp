@@ -26,7 +26,7 @@ namespace {
 
 using Entry = ModelFolder::Entry;
 
-constexpr uint64_t kPieceBytes = 8u << 20;
+constexpr uint64_t kCopiedBytes = 8u << 20;
 constexpr unsigned kMaxWriters = 4;  // each composes on all processors; more only queue at the disk
 
 Error disk_full(const std::string& path, int number, uint64_t needed, uint64_t free) {
@@ -110,14 +110,14 @@ class Exporter {
 
   /// Several threads take pieces of one file in turn; the first failure stops all of them.
   Status write_pieces(int descriptor, size_t entry) const {
-    const uint64_t pieces = (entries_[entry].size + kPieceBytes - 1) / kPieceBytes;
+    const uint64_t pieces = (entries_[entry].size + kCopiedBytes - 1) / kCopiedBytes;
     std::atomic<uint64_t> next{0};
     std::mutex mutex;
     Status result;
     const auto work = [&] {
-      std::vector<std::byte> buffer(std::min(kPieceBytes, entries_[entry].size));
+      std::vector<std::byte> buffer(std::min(kCopiedBytes, entries_[entry].size));
       for (uint64_t piece = next++; piece < pieces; piece = next++) {
-        auto status = copy_piece(descriptor, entry, piece * kPieceBytes, buffer);
+        auto status = copy_piece(descriptor, entry, piece * kCopiedBytes, buffer);
         if (status) continue;
         next = pieces;
         const std::lock_guard lock(mutex);

@@ -15,6 +15,7 @@
 #include "cli/delta_chain.h"
 #include "cli/output_folder.h"
 #include "cli/safetensors_spool.h"
+#include "cli/workers.h"
 #include "common/text.h"
 #include "delta/names.h"
 
@@ -22,8 +23,7 @@ namespace weightfs::cli {
 namespace {
 
 constexpr uint64_t kMaxElements = 1ull << 31;  // readers take positions for signed 32-bit numbers
-constexpr uint64_t kPieceBytes = 8u << 20;
-constexpr unsigned kMaxCoders = 8;
+constexpr uint64_t kShardPieceBytes = 8u << 20;
 
 std::string file_name(size_t number) { return fmt::format("step_{:06}.safetensors", number); }
 
@@ -150,8 +150,8 @@ class TrlBucket {
   static std::vector<Piece> pieces_of(const std::vector<TensorInfo>& infos, uint64_t data_start) {
     std::vector<Piece> pieces;
     for (size_t i = 0; i < infos.size(); ++i) {
-      for (uint64_t at = 0; at < infos[i].bytes(); at += kPieceBytes) {
-        pieces.push_back({i, at, std::min(kPieceBytes, infos[i].bytes() - at), data_start + infos[i].begin + at});
+      for (uint64_t at = 0; at < infos[i].bytes(); at += kShardPieceBytes) {
+        pieces.push_back({i, at, std::min(kShardPieceBytes, infos[i].bytes() - at), data_start + infos[i].begin + at});
       }
     }
     return pieces;
@@ -161,7 +161,7 @@ class TrlBucket {
     using Buffer = std::vector<std::byte>;
     return run_workers<Buffer>(pieces.size(), worker_count(kMaxCoders), [&](Buffer& buffer, uint64_t i) -> Status {
       if (stopped()) return interrupted();
-      buffer.resize(kPieceBytes);
+      buffer.resize(kShardPieceBytes);
       const MutableBytes bytes = MutableBytes(buffer).first(pieces[i].size);
       TRY(chain_.read(0, pieces[i].tensor, pieces[i].offset, bytes));
       const int failure = write_all(descriptor, pieces[i].target, bytes);

@@ -7,11 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <nlohmann/json.hpp>
 
 #include "cli/delta_chain.h"
+#include "cli/json.h"
 #include "cli/output_folder.h"
 #include "cli/safetensors_spool.h"
+#include "cli/workers.h"
 #include "codec/kernels.h"
 #include "codec/zstd_compressor.h"
 #include "common/digest.h"
@@ -21,12 +22,9 @@
 namespace weightfs::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 constexpr int kLevel = 1;                     // what the trainers use
 constexpr uint64_t kShardBytes = 4ull << 30;  // a shard is full when it has reached this
 constexpr uint64_t kZeroBytes = 1u << 20;
-constexpr unsigned kMaxCoders = 8;
 
 std::string six_digits(size_t number) { return fmt::format("{:06}", number); }
 

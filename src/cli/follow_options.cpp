@@ -9,21 +9,21 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr const char* kGroup = "Follow";
+constexpr const char* kFollowGroup = "Follow";
 constexpr double kMostSeconds = 1e6;
 
 void add_seconds(CLI::App& app, const std::string& name, double& value, double least, const std::string& what) {
   app.add_option(name, value, what)
       ->check(CLI::Range(least, kMostSeconds).description(""))
       ->type_name("SECONDS")
-      ->group(kGroup)
+      ->group(kFollowGroup)
       ->needs("--follow");
 }
 
 }  // namespace
 
 void add_mount_follow(CLI::App& app, MountFollowOptions& follow) {
-  app.add_flag("--follow", follow.on, "Show versions that are published while it is mounted")->group(kGroup);
+  app.add_flag("--follow", follow.on, "Show versions that are published while it is mounted")->group(kFollowGroup);
   add_seconds(app, "--poll", follow.poll, 0.01,
               "How often to look where the kernel tells of no changes, as on NFS\n(default 5)");
   app.add_option_function<std::string>(
@@ -37,7 +37,7 @@ void add_mount_follow(CLI::App& app, MountFollowOptions& follow) {
          },
          "Versions beside the base that stay listed; what is open stays\nreadable (default all)")
       ->type_name("N|all")
-      ->group(kGroup)
+      ->group(kFollowGroup)
       ->needs("--follow");
   app.add_option_function<std::string>(
          "--warm", [&](const std::string& text) { follow.warm = text == "latest"; },
@@ -45,7 +45,7 @@ void add_mount_follow(CLI::App& app, MountFollowOptions& follow) {
          "only check it")
       ->check(CLI::IsMember({"latest", "none"}).description(""))
       ->type_name("latest|none")
-      ->group(kGroup)
+      ->group(kFollowGroup)
       ->needs("--follow");
   add_seconds(app, "--pin-grace", follow.pin_grace, 0,
               "How long 'latest' stays the same for one process and its children;\n0: not at all (default 60)");
@@ -53,7 +53,7 @@ void add_mount_follow(CLI::App& app, MountFollowOptions& follow) {
                  "Run this by the shell when 'latest' has moved; it finds\nWEIGHTFS_VERSION, WEIGHTFS_PATH and others "
                  "in its environment")
       ->type_name("COMMAND")
-      ->group(kGroup)
+      ->group(kFollowGroup)
       ->needs("--follow");
   add_seconds(app, "--advance-limit", follow.advance_limit, 1, "End that command after so long (default 300)");
 }

@@ -3,16 +3,13 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/terminal.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 double seconds_of(const Json& object, const char* key) {
   const auto found = object.find(key);

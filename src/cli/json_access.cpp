@@ -3,12 +3,10 @@
 // Forgiving lookups in the JSON documents of a mount.
 #include "cli/json_access.h"
 
-#include <nlohmann/json.hpp>
+#include "cli/json.h"
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 const Json* member(const Json& object, const char* key) {
   if (!object.is_object()) return nullptr;

@@ -4,9 +4,8 @@
 // and its `--json` cannot disagree.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/report.h"
 #include "cli/source_access.h"
@@ -15,8 +14,6 @@
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Log {
   Json versions;

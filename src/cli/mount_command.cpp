@@ -22,7 +22,6 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr int kCannotStatus = 3;
 constexpr size_t kMaxRefusedLines = 10;
 
 /// Before any thread starts: many threads would otherwise each keep an arena, and freed blocks of

@@ -9,6 +9,8 @@
 
 namespace weightfs::cli {
 
+inline constexpr int kCannotStatus = 3;  ///< exit status of a command that could not do its work
+
 /// Measured: see docs/PERFORMANCE.md.
 inline constexpr uint64_t kDefaultReadAhead = 4u << 20;
 

@@ -34,7 +34,7 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr auto kPatience = std::chrono::seconds(10);  // for readers after SIGTERM
+constexpr auto kReadersPatience = std::chrono::seconds(10);  // for readers after SIGTERM
 
 /// Stops a session when SIGTERM, SIGINT or SIGHUP arrives.  Create before any other thread, which then
 /// inherit the blocked signals.
@@ -57,7 +57,7 @@ class StopOnSignal {
       if (ended_.load()) return;
       log::event(log::Level::kInfo, "mount.stopping", "signal {}", number);
       first();
-      session.stop(kPatience);
+      session.stop(kReadersPatience);
     });
   }
   /// Call before the session goes away.
@@ -134,7 +134,7 @@ FollowOptions follow_options(const MountOptions& options) {
   return follow;
 }
 
-std::chrono::milliseconds milliseconds(double seconds) {
+std::chrono::milliseconds in_milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
 }
 
@@ -231,7 +231,7 @@ class MountProcess {
     auto owned_report = std::make_unique<MountReport>(serving, task_.files);
     report_ = owned_report.get();
     VfsOptions vfs_options{::getuid(), ::getgid()};
-    if (options_.follow.on) vfs_options.pin_grace = milliseconds(options_.follow.pin_grace);
+    if (options_.follow.on) vfs_options.pin_grace = in_milliseconds(options_.follow.pin_grace);
     vfs_options.inherited = former_.has_value();
     if (supervision_ != nullptr) vfs_options.keeper = supervision_->keeper();
     vfs_ = std::make_shared<Vfs>(TRY(table_of(*first)), engine_reader(first->versions), std::move(owned_report),
@@ -273,8 +273,8 @@ class MountProcess {
 
   void follow() {
     FollowingOptions following{
-        milliseconds(options_.follow.poll),          options_.follow.warm, options_.follow.on_advance,
-        milliseconds(options_.follow.advance_limit), task_.mount_point,    options_.verify};
+        in_milliseconds(options_.follow.poll),          options_.follow.warm, options_.follow.on_advance,
+        in_milliseconds(options_.follow.advance_limit), task_.mount_point,    options_.verify};
     if (former_) following.verified = former_->verified;
     following.advanced = former_advance_;
     following.left_hook = left_hook_;

@@ -15,7 +15,7 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr uint64_t kPieceBytes = 8u << 20;
+constexpr uint64_t kCheckedBytes = 8u << 20;
 
 class Checker {
  public:
@@ -57,7 +57,7 @@ class Checker {
     ++check_.files;
     check_.bytes += size;
     const auto hasher = make_hasher(DigestKind::kXxh3_128);
-    std::vector<std::byte> piece(std::min(kPieceBytes, size));
+    std::vector<std::byte> piece(std::min(kCheckedBytes, size));
     for (uint64_t at = 0; at < size; at += piece.size()) {
       const MutableBytes part = MutableBytes(piece).first(std::min<uint64_t>(piece.size(), size - at));
       const Status read = engine_.read(ordinal_, static_cast<size_t>(entry - entries.begin()), at, part);

@@ -4,16 +4,14 @@
 #include "cli/native_report.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/json.h"
 #include "delta/index_heads.h"
 #include "model/tree_layout.h"
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 /// A version as its first way to it (its own delta, unless the parent is gone) tells it.
 class Contents {

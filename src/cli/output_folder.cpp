@@ -74,14 +74,6 @@ Error write_error(const std::string& path, int number) {
 
 Error interrupted() { return {ErrorCode::kIoWrite, "interrupted; nothing was left behind"}; }
 
-Descriptor::~Descriptor() {
-  if (number_ >= 0) ::close(number_);
-}
-
-Descriptor::Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-
-int Descriptor::close() { return ::close(std::exchange(number_, -1)) == 0 ? 0 : errno; }
-
 Status sync_folder(const std::string& path) {
   const Descriptor folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() < 0) return write_error(path, errno);

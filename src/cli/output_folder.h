@@ -7,30 +7,13 @@
 #include <string>
 
 #include "common/bytes.h"
+#include "common/descriptor.h"
 #include "common/result.h"
 
 namespace weightfs::cli {
 
 /// io.write_failed with the meaning of an errno.
 Error write_error(const std::string& path, int number);
-
-/// Owns a file descriptor; a negative one is none.
-class Descriptor {
- public:
-  explicit Descriptor(int number) : number_(number) {}
-  ~Descriptor();
-  Descriptor(Descriptor&& other) noexcept;
-  Descriptor& operator=(Descriptor&&) = delete;
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const { return number_; }
-  /// 0, or the errno: close() reports what a network filesystem could not write.
-  int close();
-
- private:
-  int number_;
-};
 
 /// 0, or the errno that stopped it.
 int write_all(int descriptor, uint64_t offset, Bytes bytes);

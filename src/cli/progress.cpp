@@ -15,8 +15,8 @@ namespace weightfs::cli {
 namespace {
 
 constexpr auto kInterval = std::chrono::milliseconds(100);
-constexpr auto kPatience = std::chrono::milliseconds(300);  // what is done by then needs no bar
-constexpr double kWarmUpSeconds = 1.0;                      // before that a rate is mostly noise
+constexpr auto kNoBarBefore = std::chrono::milliseconds(300);  // what is done by then needs no bar
+constexpr double kWarmUpSeconds = 1.0;                         // before that a rate is mostly noise
 constexpr size_t kMinBar = 10;
 constexpr size_t kMaxBar = 40;
 
@@ -55,7 +55,7 @@ Progress::Progress(std::FILE* stream, uint64_t total_bytes)
       terminal_(terminal_of(stream)),
       total_(total_bytes),
       start_(Clock::now()),
-      next_(start_ + kPatience) {}
+      next_(start_ + kNoBarBefore) {}
 
 Progress::~Progress() { clear(); }
 

@@ -2,15 +2,13 @@
 // Inside the JSON documents only: what those of versions and those of a mount have in common.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "chain/snapshot.h"
+#include "cli/json.h"
 #include "common/error.h"
 
 namespace weightfs::cli {
-
-using Json = nlohmann::ordered_json;
 
 template <class T>
 Json or_null(const std::optional<T>& value) {

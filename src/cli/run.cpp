@@ -20,8 +20,6 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr int kCannotStatus = 3;
-
 std::string_view command_name(Command command) {
   switch (command) {
     case Command::kMount:

@@ -6,9 +6,9 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -18,8 +18,6 @@
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Counted {
   ChangedCounts changes;
@@ -104,7 +102,7 @@ std::string remark_of(const Json& change) {
   return fmt::format("{}", fmt::join(remarks, ", "));
 }
 
-struct Totals {
+struct ShownTotals {
   size_t tensors = 0;
   size_t changed = 0;
   size_t files = 0;  ///< changed ones that are no safetensors
@@ -114,8 +112,8 @@ struct Totals {
   bool complete = true;  ///< changed_bytes counts every changed tensor
 };
 
-Totals totals_of(const Json& report) {
-  Totals totals;
+ShownTotals totals_of(const Json& report) {
+  ShownTotals totals;
   for (const auto& tensor : array_of(report, "tensors")) {
     ++totals.tensors;
     totals.bytes += number_of(tensor, "bytes").value_or(0);
@@ -179,7 +177,7 @@ void print_heading(const Json& report, const Terminal& terminal) {
   }
 }
 
-void print_summary(const Totals& totals, bool listed_all) {
+void print_summary(const ShownTotals& totals, bool listed_all) {
   if (totals.changed == 0) {
     fmt::print("{} tensors, {}; none is changed\n", totals.tensors, human_bytes(totals.bytes));
     return;
@@ -215,7 +213,7 @@ void print_report(const Json& report, bool all) {
   const Terminal terminal = terminal_of(stdout);
   print_heading(report, terminal);
   if (array_of(report, "tensors").empty()) return;
-  const Totals totals = totals_of(report);
+  const ShownTotals totals = totals_of(report);
   // Of the base nothing is changed: then the tensors themselves are the answer.
   const bool list_all = all || text_of(report, "kind") == "base";
   Table table({{"TENSOR"},

@@ -4,10 +4,9 @@
 // Headers and indices tell; nothing is decoded.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "cli/changes_report.h"
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/report.h"
 #include "cli/source_access.h"
@@ -16,8 +15,6 @@
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 Result<Json> report_of_source(const SourceOptions& where, const std::string& name, const std::string& since) {
   const Files files;
@@ -56,7 +53,7 @@ void print_tensors(const Json& report, const Terminal& terminal) {
   fmt::print("{}\n", table.text(terminal));
 }
 
-void print_files(const Json& report, const Terminal& terminal) {
+void print_changed_files(const Json& report, const Terminal& terminal) {
   if (array_of(report, "files").empty()) return;
   Table table({{"FILE"}});
   for (const auto& file : array_of(report, "files")) table.add({{bare(file.get<std::string>())}});
@@ -70,7 +67,7 @@ void print_report(const Json& report) {
   const size_t files = array_of(report, "files").size();
   fmt::print("{}: what may differ since {}\n\n", bare(text_of(report, "version")), bare(text_of(report, "since")));
   print_tensors(report, terminal);
-  print_files(report, terminal);
+  print_changed_files(report, terminal);
   fmt::print("{} of {} tensors, {} of {}", changed, number_of(report, "tensor_count").value_or(0),
              human_bytes(number_of(report, "changed_bytes").value_or(0)),
              human_bytes(number_of(report, "total_bytes").value_or(0)));

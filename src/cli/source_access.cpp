@@ -14,17 +14,15 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "attach/marker.h"
 #include "attach/mount_point.h"
+#include "cli/json.h"
 #include "cli/terminal.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxJsonBytes = 1u << 30;
 

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <ctime>
-#include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
 #include "cli/follow_text.h"
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/report.h"
 #include "cli/source_access.h"
@@ -17,8 +17,6 @@
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kLabelWidth = 12;
 

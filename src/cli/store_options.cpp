@@ -11,11 +11,11 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr const char* kGroup = "Stores";
+constexpr const char* kStoresGroup = "Stores";
 
 CLI::App& add_command(CLI::App& root, const std::string& name, const std::string& what) {
   auto& app = *root.add_subcommand(name, what);
-  app.group(kGroup);
+  app.group(kStoresGroup);
   return app;
 }
 

@@ -3,15 +3,12 @@
 
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "cli/json.h"
 #include "cli/terminal.h"
 #include "common/text.h"
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 double ratio(uint64_t part, uint64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);

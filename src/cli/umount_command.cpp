@@ -26,7 +26,6 @@
 namespace weightfs::cli {
 namespace {
 
-constexpr int kCannotStatus = 3;
 constexpr int kPatienceMilliseconds = 60'000;  // a busy system takes its time to end a process
 /// For an answer: a supervisor starts another process in less.
 constexpr auto kAskLimit = std::chrono::seconds(5);

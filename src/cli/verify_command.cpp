@@ -5,9 +5,8 @@
 // because the engine spreads each over all processors.
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/native_check.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -17,8 +16,6 @@
 
 namespace weightfs::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kFailuresShown = 10;  // per version, to people; --json has them all
 

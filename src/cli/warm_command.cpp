@@ -12,10 +12,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/json_access.h"
 #include "cli/progress.h"
 #include "cli/report.h"
@@ -31,12 +31,11 @@
 namespace weightfs::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
-constexpr unsigned kMaxReaders = 16;
-constexpr uint64_t kReadBytes = 4u << 20;
+constexpr unsigned kMaxWarmReaders = 16;
+constexpr uint64_t kStretchBytes = 4u << 20;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -92,7 +91,7 @@ class WarmTarget {
 };
 
 /// What was done, for the last line and for --json.
-struct Outcome {
+struct WarmOutcome {
   uint64_t decoded = 0;  ///< bytes that lie in memory now
   std::optional<double> decode_seconds;
   uint64_t read = 0;  ///< bytes that were read through the mount
@@ -135,7 +134,7 @@ Result<std::vector<Stretch>> stretches_of(const std::vector<std::string>& files)
     std::error_code error;
     const uint64_t size = std::filesystem::file_size(name, error);
     if (!*file || error) return Error{ErrorCode::kIoRead, fmt::format("cannot open {}", quote(name))};
-    for (uint64_t at = 0; at < size; at += kReadBytes) stretches.push_back({file, name, at});
+    for (uint64_t at = 0; at < size; at += kStretchBytes) stretches.push_back({file, name, at});
   }
   return stretches;
 }
@@ -145,20 +144,20 @@ Result<uint64_t> read_through(const WarmTarget& target, const std::vector<std::s
                               const StopSignals& signals) {
   const auto stretches = TRY(stretches_of(files));
   std::atomic<uint64_t> read{0};
-  Progress progress(stderr, stretches.size() * kReadBytes);
+  Progress progress(stderr, stretches.size() * kStretchBytes);
   progress.label(target.name());
   const auto body = [&](std::vector<char>& buffer, uint64_t i) -> Status {
     if (signals.raised()) return {};
-    buffer.resize(kReadBytes);
+    buffer.resize(kStretchBytes);
     const auto got =
         ::pread(stretches[i].file->get(), buffer.data(), buffer.size(), static_cast<off_t>(stretches[i].offset));
     if (got < 0)
       return Error{ErrorCode::kIoRead, fmt::format("{}: {}", quote(stretches[i].name), std::strerror(errno))};
     read += static_cast<uint64_t>(got);
-    progress.add(kReadBytes);
+    progress.add(kStretchBytes);
     return {};
   };
-  TRY(run_workers<std::vector<char>>(stretches.size(), worker_count(kMaxReaders), body));
+  TRY(run_workers<std::vector<char>>(stretches.size(), worker_count(kMaxWarmReaders), body));
   return read.load();
 }
 
@@ -173,23 +172,23 @@ std::vector<std::string> files_of(const WarmTarget& target, const Json& state, b
   return files;
 }
 
-Result<std::optional<Outcome>> warm(const WarmTarget& target, bool to_memory, const StopSignals& signals) {
+Result<std::optional<WarmOutcome>> warm(const WarmTarget& target, bool to_memory, const StopSignals& signals) {
   const auto start = Clock::now();
-  Outcome outcome;
+  WarmOutcome outcome;
   if (to_memory) {
     const auto decoded = TRY(warm_to_memory(target, signals));
-    if (!decoded) return std::optional<Outcome>();
+    if (!decoded) return std::optional<WarmOutcome>();
     outcome.decoded = *decoded;
   }
   const Json state = TRY(target.state());
   if (to_memory) outcome.decode_seconds = real_of(state, "seconds");
   outcome.read = TRY(read_through(target, files_of(target, state, to_memory), signals));
-  if (signals.raised()) return std::optional<Outcome>();
+  if (signals.raised()) return std::optional<WarmOutcome>();
   outcome.seconds = seconds_since(start);
   return std::optional(outcome);
 }
 
-void print_outcome(const Options& options, const WarmTarget& target, const Outcome& outcome) {
+void print_outcome(const Options& options, const WarmTarget& target, const WarmOutcome& outcome) {
   if (options.json) {
     fmt::print("{}",
                json_text({{"version", target.name()},

@@ -37,6 +37,8 @@ Status run_workers(uint64_t count, unsigned threads, const Body& body) {
   return outcome;
 }
 
+inline constexpr unsigned kMaxCoders = 8;  ///< threads that code tensors: each has large buffers
+
 /// All processors, within reason.
 inline unsigned worker_count(unsigned limit) { return std::clamp(std::thread::hardware_concurrency(), 1u, limit); }
 

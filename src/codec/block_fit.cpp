@@ -12,7 +12,6 @@ namespace {
 
 using Sparse = BlockParamsAccess::Sparse;
 using Dense = BlockParamsAccess::Dense;
-constexpr unsigned kMaxClasses = BlockParamsAccess::kMaxClasses;
 constexpr unsigned kBuckets = BlockParamsAccess::kBuckets;
 constexpr double kNever = 1e300;
 

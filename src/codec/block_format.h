@@ -28,6 +28,8 @@ struct BlockParamsAccess {
   static const Dense& dense(const BlockParams& params) { return params.dense_; }
 };
 
+inline constexpr unsigned kMaxClasses = BlockParamsAccess::kMaxClasses;
+inline constexpr unsigned kGroups = 2;  // of classes: hot and cold
 inline constexpr unsigned kMaxEscape = 15;
 inline constexpr unsigned kGrowthTables = 4;
 inline constexpr unsigned kMagnitudeEscape = 20;

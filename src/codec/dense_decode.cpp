@@ -22,7 +22,7 @@ struct Streams {
   Bytes cold;
 };
 
-struct Scratch {
+struct DenseDecodeScratch {
   Buffer<uint32_t> live;
   Buffer<uint8_t> quotients;
 };
@@ -79,7 +79,7 @@ size_t list_live(const std::byte* map, size_t words, uint32_t* live) {
 
 Status decode_dense(const BlockKernels& kernels, unsigned element_bytes, const BlockParamsAccess::Dense& dense,
                     Bytes payload, Bytes parent, MutableBytes out) {
-  thread_local Scratch scratch;
+  thread_local DenseDecodeScratch scratch;
   const size_t elements = out.size() / element_bytes;
   const size_t words = word_count(elements);
   Streams streams;

@@ -9,7 +9,7 @@ namespace weightfs::codec {
 namespace {
 
 /// Memory of a thread for the block at hand.
-struct Scratch {
+struct DenseEncodeScratch {
   Buffer<uint64_t> cold;
   Buffer<std::byte> map, lows, unaries, escapes;
 };
@@ -17,7 +17,7 @@ struct Scratch {
 template <class T>
 class DenseEncoder {
  public:
-  DenseEncoder(const BlockParamsAccess::Dense& dense, Bytes parent, Bytes result, Scratch& scratch)
+  DenseEncoder(const BlockParamsAccess::Dense& dense, Bytes parent, Bytes result, DenseEncodeScratch& scratch)
       : model_(dense_model(dense)), parent_(parent), result_(result), elements_(parent.size() / sizeof(T)) {
     map_ = BitWriter(scratch.map.room(word_count(elements_) / 8 + 16));
     lows_ = BitWriter(scratch.lows.room(parent.size() + 16));
@@ -133,7 +133,7 @@ class DenseEncoder {
 
 template <class T>
 std::vector<std::byte> encode(const BlockKernels& kernels, const BlockParamsAccess::Dense& dense, Bytes parent,
-                              Bytes result, const uint64_t* changed, Scratch& scratch) {
+                              Bytes result, const uint64_t* changed, DenseEncodeScratch& scratch) {
   const size_t words = word_count(parent.size() / sizeof(T));
   uint64_t* cold = scratch.cold.room(words);
   DenseEncoder<T> encoder(dense, parent, result, scratch);
@@ -154,7 +154,7 @@ std::vector<std::byte> encode(const BlockKernels& kernels, const BlockParamsAcce
 std::vector<std::byte> encode_dense(const BlockKernels& kernels, unsigned element_bytes,
                                     const BlockParamsAccess::Dense& dense, Bytes parent, Bytes result,
                                     const uint64_t* changed) {
-  thread_local Scratch scratch;
+  thread_local DenseEncodeScratch scratch;
   if (element_bytes == 1) return encode<uint8_t>(kernels, dense, parent, result, changed, scratch);
   if (element_bytes == 2) return encode<uint16_t>(kernels, dense, parent, result, changed, scratch);
   return encode<uint32_t>(kernels, dense, parent, result, changed, scratch);

@@ -10,8 +10,6 @@
 namespace weightfs::codec {
 namespace {
 
-constexpr unsigned kMaxClasses = BlockParamsAccess::kMaxClasses;
-constexpr unsigned kGroups = 2;
 constexpr unsigned kMaxSets = kMaxClasses + kGroups;
 
 /// What stands in front of the bits.
@@ -32,7 +30,7 @@ struct Set {
 };
 
 /// Memory of a thread for the block at hand.
-struct Scratch {
+struct SparseDecodeScratch {
   std::array<Buffer<uint64_t>, kMaxThresholds> members;
   Buffer<uint32_t> before;
   Buffer<uint64_t> inside;
@@ -45,7 +43,7 @@ struct Scratch {
 class SparseDecoder {
  public:
   SparseDecoder(const BlockKernels& kernels, unsigned element_bytes, const BlockParamsAccess::Sparse& sparse,
-                MutableBytes out, Scratch& scratch)
+                MutableBytes out, SparseDecodeScratch& scratch)
       : kernels_(kernels),
         element_bytes_(element_bytes),
         sparse_(sparse),
@@ -84,7 +82,7 @@ class SparseDecoder {
   const BlockParamsAccess::Sparse& sparse_;
   MutableBytes out_;
   uint32_t elements_;
-  Scratch& scratch_;
+  SparseDecodeScratch& scratch_;
   Header header_;
   std::array<uint64_t*, kMaxThresholds> members_{};
   std::array<RankIndex, kMaxThresholds> index_{};
@@ -238,7 +236,7 @@ bool SparseDecoder::add_differences() {
 
 Status decode_sparse(const BlockKernels& kernels, unsigned element_bytes, const BlockParamsAccess::Sparse& sparse,
                      Bytes payload, Bytes parent, MutableBytes out) {
-  thread_local Scratch scratch;
+  thread_local SparseDecodeScratch scratch;
   return SparseDecoder(kernels, element_bytes, sparse, out, scratch).run(payload, parent);
 }
 

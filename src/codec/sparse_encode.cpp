@@ -9,11 +9,8 @@
 namespace weightfs::codec {
 namespace {
 
-constexpr unsigned kMaxClasses = BlockParamsAccess::kMaxClasses;
-constexpr unsigned kGroups = 2;
-
 /// Memory of a thread for the block at hand.
-struct Scratch {
+struct SparseEncodeScratch {
   std::array<Buffer<uint64_t>, kMaxThresholds> members;
   Buffer<uint32_t> ranks;
   Buffer<uint32_t> positions;
@@ -88,7 +85,7 @@ template <class T>
 class SparseEncoder {
  public:
   SparseEncoder(const BlockKernels& kernels, const BlockParamsAccess::Sparse& sparse, Bytes parent, Bytes result,
-                Scratch& scratch)
+                SparseEncodeScratch& scratch)
       : kernels_(kernels), sparse_(sparse), parent_(parent), result_(result), scratch_(scratch) {
     elements_ = parent.size() / sizeof(T);
     const size_t room = elements_ * (sizeof(T) + 3) + 64;  // more than any part takes
@@ -125,7 +122,7 @@ class SparseEncoder {
   const BlockParamsAccess::Sparse& sparse_;
   Bytes parent_;
   Bytes result_;
-  Scratch& scratch_;
+  SparseEncodeScratch& scratch_;
   size_t elements_ = 0;
   std::array<uint32_t, kMaxClasses> count_{};
   Parts parts_;
@@ -215,7 +212,7 @@ void SparseEncoder<T>::put_groups(std::vector<std::byte>& payload) {
 std::vector<std::byte> encode_sparse(const BlockKernels& kernels, unsigned element_bytes,
                                      const BlockParamsAccess::Sparse& sparse, Bytes parent, Bytes result,
                                      const uint64_t* changed) {
-  thread_local Scratch scratch;
+  thread_local SparseEncodeScratch scratch;
   if (element_bytes == 1) return SparseEncoder<uint8_t>(kernels, sparse, parent, result, scratch).run(changed);
   if (element_bytes == 2) return SparseEncoder<uint16_t>(kernels, sparse, parent, result, scratch).run(changed);
   return SparseEncoder<uint32_t>(kernels, sparse, parent, result, scratch).run(changed);

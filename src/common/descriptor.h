@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <utility>
 
 namespace weightfs {
@@ -23,6 +24,8 @@ class Descriptor {
   explicit operator bool() const { return fd_ >= 0; }
   /// Gives it up without closing.
   int release() { return std::exchange(fd_, -1); }
+  /// 0, or the errno: close() reports what a network filesystem could not write.
+  int close() { return ::close(std::exchange(fd_, -1)) == 0 ? 0 : errno; }
   void reset() {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   }

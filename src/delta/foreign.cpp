@@ -18,7 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr uint64_t kMaxManifestBytes = 256u << 20;
+constexpr uint64_t kMaxForeignManifestBytes = 256u << 20;
 
 bool exists(const std::string& path) {
   std::error_code ignored;
@@ -27,7 +27,7 @@ bool exists(const std::string& path) {
 
 /// The top-level keys of a JSON object, texts and numbers with their values; null when it is not one.
 json top_level(const Files& files, const std::string& path) {
-  const auto text = files.read_all(path, kMaxManifestBytes);
+  const auto text = files.read_all(path, kMaxForeignManifestBytes);
   if (!text) return {};
   const auto shallow = [](int depth, json::parse_event_t, json&) { return depth <= 1; };
   json parsed = json::parse(*text, shallow, false);

@@ -14,9 +14,7 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kUnknownChanged = std::numeric_limits<uint64_t>::max();
-
-Error bad(std::string what) { return {ErrorCode::kNativeIndex, std::move(what)}; }
+Error bad_index(std::string what) { return {ErrorCode::kNativeIndex, std::move(what)}; }
 
 IndexGroup load_group(const std::byte* at) {
   return {load_le<uint32_t>(at), load_le<uint32_t>(at + 4), load_le<uint32_t>(at + 8), load_le<uint32_t>(at + 12),
@@ -28,20 +26,20 @@ Status check_directory(const IndexHead& head, uint64_t head_bytes, uint64_t inde
   for (size_t i = 0; i < head.groups.size(); ++i) {
     const IndexGroup& group = head.groups[i];
     if (group.offset != end || group.length == 0 || group.length > kMaxIndexGroupBytes) {
-      return bad(fmt::format("group {}: {} bytes at {}; it must begin at {} and have 1 to {} bytes", i, group.length,
-                             group.offset, end, kMaxIndexGroupBytes));
+      return bad_index(fmt::format("group {}: {} bytes at {}; it must begin at {} and have 1 to {} bytes", i,
+                                   group.length, group.offset, end, kMaxIndexGroupBytes));
     }
     end += group.length;
     if (group.object >= head.objects) {
-      return bad(fmt::format("group {}: object {} of {}", i, group.object, head.objects));
+      return bad_index(fmt::format("group {}: object {} of {}", i, group.object, head.objects));
     }
     if (i == 0) continue;
     const IndexGroup& before = head.groups[i - 1];
     if (std::pair(group.object, group.block) <= std::pair(before.object, before.block)) {
-      return bad(fmt::format("group {} does not ascend: object {}, block {}", i, group.object, group.block));
+      return bad_index(fmt::format("group {} does not ascend: object {}, block {}", i, group.object, group.block));
     }
   }
-  if (end != index_bytes) return bad(fmt::format("the groups end at byte {}, the index at {}", end, index_bytes));
+  if (end != index_bytes) return bad_index(fmt::format("the groups end at byte {}, the index at {}", end, index_bytes));
   return {};
 }
 
@@ -55,18 +53,18 @@ std::function<std::optional<ObjectShape>(uint32_t)> shapes_of(const TreeLayout& 
 }  // namespace
 
 Result<IndexHead> IndexHead::parse(Bytes head, uint64_t index_bytes) {
-  if (head.size() < kIndexHeaderBytes) return bad(fmt::format("a head of {} bytes", head.size()));
-  if (load_le<uint32_t>(head.data()) != kIndexMagic) return bad("it does not begin with the magic number WFX1");
+  if (head.size() < kIndexHeaderBytes) return bad_index(fmt::format("a head of {} bytes", head.size()));
+  if (load_le<uint32_t>(head.data()) != kIndexMagic) return bad_index("it does not begin with the magic number WFX1");
   const auto groups = load_le<uint32_t>(head.data() + 4);
   if (head.size() != kIndexHeaderBytes + uint64_t{groups} * kIndexEntryBytes) {
-    return bad(fmt::format("a head of {} bytes for {} groups", head.size(), groups));
+    return bad_index(fmt::format("a head of {} bytes for {} groups", head.size(), groups));
   }
   IndexHead result;
   result.objects = load_le<uint32_t>(head.data() + 8);
   result.touched = load_le<uint32_t>(head.data() + 12);
   result.changed = load_le<uint64_t>(head.data() + 16);
   if (result.touched > result.objects || (result.touched == 0) != (groups == 0)) {
-    return bad(fmt::format("{} of {} objects are touched, in {} groups", result.touched, result.objects, groups));
+    return bad_index(fmt::format("{} of {} objects are touched, in {} groups", result.touched, result.objects, groups));
   }
   result.groups.reserve(groups);
   for (size_t i = 0; i < groups; ++i) {
@@ -96,19 +94,19 @@ Result<std::shared_ptr<const IndexHead>> IndexReader::read_head() const {
   std::vector<std::byte> bytes(range_.head);
   TRY(source_->read_at(range_.at, bytes));
   const std::string where = fmt::format("{}: head of the index, at byte {}", quote(source_->name()), range_.at);
-  if (xxh3_64(bytes) != range_.digest) return bad(where + ": damaged");
+  if (xxh3_64(bytes) != range_.digest) return bad_index(where + ": damaged");
   auto head = IndexHead::parse(bytes, range_.bytes);
   if (!head) return head.error().in(where);
   if (head->changed != changed_.value_or(kUnknownChanged)) {
-    return bad(fmt::format("{}: {} changed elements are not what the manifest says", where, head->changed));
+    return bad_index(fmt::format("{}: {} changed elements are not what the manifest says", where, head->changed));
   }
   return std::make_shared<const IndexHead>(std::move(*head));
 }
 
 Status IndexReader::check_for(const IndexHead& head, const TreeLayout& tree) const {
   if (head.objects == tree.objects().size()) return {};
-  return bad(fmt::format("{}: the index is for a tree of {} objects, this version's has {}", quote(source_->name()),
-                         head.objects, tree.objects().size()));
+  return bad_index(fmt::format("{}: the index is for a tree of {} objects, this version's has {}",
+                               quote(source_->name()), head.objects, tree.objects().size()));
 }
 
 Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, size_t number, const ShapeOf& shape,
@@ -118,7 +116,7 @@ Result<std::vector<IndexRecord>> IndexReader::read_group(const IndexHead& head, 
   TRY(source_->read_at(range_.at + group.offset, bytes));
   const std::string where =
       fmt::format("{}: group {} of the index, at byte {}", quote(source_->name()), number, range_.at + group.offset);
-  if (xxh3_64(bytes) != group.digest) return bad(where + ": damaged");
+  if (xxh3_64(bytes) != group.digest) return bad_index(where + ": damaged");
   auto records = parse_index_group(bytes, head, number, {block_bytes_, payload_bytes_, shape, only});
   if (!records) return records.error().in(where);
   return records;
@@ -154,7 +152,7 @@ Result<std::vector<uint32_t>> IndexReader::touched(const IndexHead& head, const 
   for (size_t i = 0; i < head.groups.size(); ++i) {
     for (const IndexRecord& record : TRY(read_group(head, i, shapes))) {
       if (record.blocks.front().offset < payload_end) {
-        return bad(
+        return bad_index(
             fmt::format("{}: group {} of the index: its payload overlaps the one before", quote(source_->name()), i));
       }
       payload_end = record.blocks.back().offset + record.blocks.back().length;
@@ -162,8 +160,8 @@ Result<std::vector<uint32_t>> IndexReader::touched(const IndexHead& head, const 
     }
   }
   if (objects.size() == head.touched) return objects;
-  return bad(fmt::format("{}: the index holds {} objects and claims {}", quote(source_->name()), objects.size(),
-                         head.touched));
+  return bad_index(fmt::format("{}: the index holds {} objects and claims {}", quote(source_->name()), objects.size(),
+                               head.touched));
 }
 
 }  // namespace weightfs

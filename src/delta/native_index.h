@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,7 @@ inline constexpr size_t kIndexEntryBytes = 24;        // of the directory
 inline constexpr size_t kIndexGroupBytes = 8u << 10;  // a group is closed when it has reached this
 inline constexpr size_t kMaxIndexGroupBytes = 64u << 10;
 inline constexpr size_t kMaxRecordBlocks = 1024;
+inline constexpr uint64_t kUnknownChanged = std::numeric_limits<uint64_t>::max();  // of a head: nobody counted
 
 /// Some touched blocks of one object.
 struct IndexRecord {

@@ -19,13 +19,11 @@
 namespace weightfs {
 namespace {
 
-using Kind = TreeFile::Kind;
-
 constexpr int kLevel = 12;
 constexpr size_t kPieceBytes = 64u << 10;
-constexpr uint64_t kMaxHeaderBytes = sizeof(uint64_t) + SafetensorsHeader::kMaxHeaderBytes;
+constexpr uint64_t kMaxHeaderBytes = SafetensorsHeader::kLengthBytes + SafetensorsHeader::kMaxHeaderBytes;
 
-Error bad(std::string what) { return {ErrorCode::kNativeLayout, std::move(what)}; }
+Error bad_layout(std::string what) { return {ErrorCode::kNativeLayout, std::move(what)}; }
 
 void put_bytes(std::vector<std::byte>& out, Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 
@@ -40,7 +38,7 @@ class LayoutStream {
   LayoutStream(codec::ZstdStream stream, const std::string& name) : stream_(std::move(stream)), name_(name) {}
 
   Error error(std::string_view what) const {
-    return bad(fmt::format("{}: layout, near byte {} of its content: {}", quote(name_), position(), what));
+    return bad_layout(fmt::format("{}: layout, near byte {} of its content: {}", quote(name_), position(), what));
   }
   uint64_t position() const { return stream_.position() - (buffer_.size() - at_); }
   uint64_t left() const { return stream_.content_size() - position(); }
@@ -80,7 +78,7 @@ class LayoutStream {
   }
 
  private:
-  Status check(Status status) const { return status ? status : bad(status.error().message); }
+  Status check(Status status) const { return status ? status : bad_layout(status.error().message); }
 
   Status refill() {
     if (left() == 0) return error("it ends too early");
@@ -104,11 +102,11 @@ Result<TreeFile> read_file(LayoutStream& in) {
   file.path = as_text(path);
   file.size = TRY(in.varint("the size of a file"));
   const uint64_t kind = TRY(in.byte());
-  if (kind > static_cast<uint64_t>(Kind::kEmptyFolder)) {
+  if (kind > static_cast<uint64_t>(TreeFile::Kind::kEmptyFolder)) {
     return in.error(fmt::format("{} is of the unknown kind {}", quote(file.path), kind));
   }
-  file.kind = static_cast<Kind>(kind);
-  if (file.kind != Kind::kSafetensors) return file;
+  file.kind = static_cast<TreeFile::Kind>(kind);
+  if (file.kind != TreeFile::Kind::kSafetensors) return file;
   const uint64_t header = TRY(in.varint("the length of a header"));
   if (header > kMaxHeaderBytes || header > file.size) {
     return in.error(fmt::format("{} of {} bytes has a header of {}", quote(file.path), file.size, header));
@@ -164,7 +162,7 @@ void put_file(std::vector<std::byte>& out, const TreeFile& file) {
   put_bytes(out, as_bytes(file.path));
   put_varint(out, file.size);
   out.push_back(static_cast<std::byte>(file.kind));
-  if (file.kind != Kind::kSafetensors) return;
+  if (file.kind != TreeFile::Kind::kSafetensors) return;
   put_varint(out, file.header.size());
   put_bytes(out, file.header);
 }
@@ -188,7 +186,7 @@ Result<std::vector<std::byte>> serialise_layout(const NativeLayout& layout) {
     if (parent != NativeLayout::kNoParent) next = int64_t{parent} + 1;
   }
   if (content.size() > kMaxLayoutBytes) {
-    return bad(fmt::format("the layout has {} bytes; at most {} are read", content.size(), kMaxLayoutBytes));
+    return bad_layout(fmt::format("the layout has {} bytes; at most {} are read", content.size(), kMaxLayoutBytes));
   }
   return codec::compress_frame(content, kLevel);
 }
@@ -196,10 +194,10 @@ Result<std::vector<std::byte>> serialise_layout(const NativeLayout& layout) {
 Result<NativeLayout> parse_layout(std::vector<std::byte> frame, const std::string& name, const TreeLayout* parent) {
   const MemorySource source(name, std::move(frame));
   auto stream = codec::ZstdStream::open(source, 0, source.size());
-  if (!stream) return bad(stream.error().message);
+  if (!stream) return bad_layout(stream.error().message);
   if (stream->content_size() > kMaxLayoutBytes) {
-    return bad(fmt::format("{}: a layout of {} bytes; at most {} are read", quote(name), stream->content_size(),
-                           kMaxLayoutBytes));
+    return bad_layout(fmt::format("{}: a layout of {} bytes; at most {} are read", quote(name), stream->content_size(),
+                                  kMaxLayoutBytes));
   }
   LayoutStream in(std::move(*stream), name);
   return read_layout(in, parent);
@@ -208,15 +206,15 @@ Result<NativeLayout> parse_layout(std::vector<std::byte> frame, const std::strin
 Status check_result_files(const NativeManifest& manifest, const TreeLayout& tree) {
   auto expected = manifest.files.begin();
   for (const TreeFile& file : tree.files()) {
-    if (file.kind == Kind::kEmptyFolder) continue;
+    if (file.kind == TreeFile::Kind::kEmptyFolder) continue;
     if (expected == manifest.files.end() || expected->path != file.path || expected->bytes != file.size) {
-      return bad(
+      return bad_layout(
           fmt::format("file {} of {} bytes is in the layout, but not so in the manifest", quote(file.path), file.size));
     }
     ++expected;
   }
   if (expected == manifest.files.end()) return {};
-  return bad(fmt::format("file {} is in the manifest, but not in the layout", quote(expected->path)));
+  return bad_layout(fmt::format("file {} is in the manifest, but not in the layout", quote(expected->path)));
 }
 
 }  // namespace weightfs

@@ -39,7 +39,7 @@ constexpr uint32_t kCoded =
     Reader::kBlockBytes | Reader::kChanged | Reader::kLayout | Reader::kIndex | Reader::kPayload;
 constexpr uint32_t kByKind = kCoded | Reader::kResult | Reader::kPath;
 
-Error bad(std::string what) { return {ErrorCode::kNativeManifest, std::move(what)}; }
+Error bad_manifest(std::string what) { return {ErrorCode::kNativeManifest, std::move(what)}; }
 
 std::string digest_of(std::string_view bytes) {
   const auto hasher = make_hasher(DigestKind::kXxh3_128);
@@ -54,12 +54,13 @@ Result<std::string> check_digest(std::string_view text) {
   constexpr size_t kTail = kDigestKey.size() + kDigestDigits + kEnd.size();
   const std::string_view tail = text.size() < kTail ? std::string_view() : text.substr(text.size() - kTail);
   if (!tail.starts_with(kDigestKey) || !tail.ends_with(kEnd)) {
-    return bad("it does not end in its digest: it was cut short, or is not a manifest of weightfs");
+    return bad_manifest("it does not end in its digest: it was cut short, or is not a manifest of weightfs");
   }
   std::string stored(tail.substr(kDigestKey.size(), kDigestDigits));
   const std::string computed = digest_of(text.substr(0, text.size() - kTail));
   if (stored != computed) {
-    return bad(fmt::format("its digest is {}, but its bytes have {}: it was damaged", quote(stored), computed));
+    return bad_manifest(
+        fmt::format("its digest is {}, but its bytes have {}: it was damaged", quote(stored), computed));
   }
   return stored;
 }
@@ -76,23 +77,23 @@ uint32_t members_of(Kind kind) {
 }
 
 Status check_members(const NativeManifest& manifest, uint32_t seen) {
-  if ((seen & Reader::kKind) == 0) return bad("the member `kind` is missing");
+  if ((seen & Reader::kKind) == 0) return bad_manifest("the member `kind` is missing");
   const uint32_t wanted = members_of(manifest.kind);
   if (const uint32_t missing = wanted & ~seen; missing != 0) {
     const auto first = static_cast<Reader::Member>(missing & -missing);
-    return bad(fmt::format("the member `{}` is missing", member_name(first)));
+    return bad_manifest(fmt::format("the member `{}` is missing", member_name(first)));
   }
   if (const uint32_t surplus = seen & kByKind & ~wanted; surplus != 0) {
     const auto first = static_cast<Reader::Member>(surplus & -surplus);
-    return bad(
+    return bad_manifest(
         fmt::format("a manifest of kind {} has no member `{}`", native_kind_name(manifest.kind), member_name(first)));
   }
   return {};
 }
 
 Status check_link(const NativeManifest::Link& link, std::string_view which) {
-  if (!is_plain_file_name(link.name)) return bad(fmt::format("`{}` has the name {}", which, quote(link.name)));
-  if (!is_digest(link.digest)) return bad(fmt::format("`{}` has the digest {}", which, quote(link.digest)));
+  if (!is_plain_file_name(link.name)) return bad_manifest(fmt::format("`{}` has the name {}", which, quote(link.name)));
+  if (!is_digest(link.digest)) return bad_manifest(fmt::format("`{}` has the digest {}", which, quote(link.digest)));
   return {};
 }
 
@@ -100,12 +101,12 @@ Status check_links(const NativeManifest& manifest) {
   const Kind kind = manifest.kind;
   if (manifest.parent) TRY(check_link(*manifest.parent, "parent"));
   if (manifest.result) TRY(check_link(*manifest.result, "result"));
-  if (kind == Kind::kReference && manifest.parent) return bad("a reference has a parent");
+  if (kind == Kind::kReference && manifest.parent) return bad_manifest("a reference has a parent");
   if ((kind == Kind::kDelta || kind == Kind::kNet) && !manifest.parent) {
-    return bad(fmt::format("a {} has no parent", native_kind_name(kind)));
+    return bad_manifest(fmt::format("a {} has no parent", native_kind_name(kind)));
   }
   if (manifest.parent ? !is_digest(manifest.root) : !manifest.root.empty()) {
-    return bad(fmt::format("its root is {}: the base alone has none", quote(manifest.root)));
+    return bad_manifest(fmt::format("its root is {}: the base alone has none", quote(manifest.root)));
   }
   return {};
 }
@@ -118,11 +119,11 @@ bool is_time(std::string_view text) {
 }
 
 Status check_texts(const NativeManifest& manifest) {
-  if (!is_plain_file_name(manifest.name)) return bad(fmt::format("its name is {}", quote(manifest.name)));
-  if (!is_time(manifest.created)) return bad(fmt::format("it was created at {}", quote(manifest.created)));
+  if (!is_plain_file_name(manifest.name)) return bad_manifest(fmt::format("its name is {}", quote(manifest.name)));
+  if (!is_time(manifest.created)) return bad_manifest(fmt::format("it was created at {}", quote(manifest.created)));
   const bool absolute = manifest.path.starts_with('/') && manifest.path.find('\0') == std::string::npos;
   if (manifest.kind == Kind::kReference && !absolute) {
-    return bad(fmt::format("the path of the model is {}, which is not absolute", quote(manifest.path)));
+    return bad_manifest(fmt::format("the path of the model is {}, which is not absolute", quote(manifest.path)));
   }
   return {};
 }
@@ -131,15 +132,15 @@ Status check_files(const NativeManifest& manifest) {
   const std::string* before = nullptr;
   uint64_t total = 0;
   for (const auto& file : manifest.files) {
-    if (!is_tree_path(file.path)) return bad(fmt::format("`files` has the path {}", quote(file.path)));
+    if (!is_tree_path(file.path)) return bad_manifest(fmt::format("`files` has the path {}", quote(file.path)));
     if (before != nullptr && file.path <= *before) {
-      return bad(fmt::format("`files` is not in ascending order at {}", quote(file.path)));
+      return bad_manifest(fmt::format("`files` is not in ascending order at {}", quote(file.path)));
     }
     if (!is_digest(file.digest)) {
-      return bad(fmt::format("file {} has the digest {}", quote(file.path), quote(file.digest)));
+      return bad_manifest(fmt::format("file {} has the digest {}", quote(file.path), quote(file.digest)));
     }
     const auto sum = checked_add(total, file.bytes);
-    if (!sum || *sum > kMaxFileBytes) return bad("the sizes of `files` exceed 63 bits");
+    if (!sum || *sum > kMaxFileBytes) return bad_manifest("the sizes of `files` exceed 63 bits");
     total = *sum;
     before = &file.path;
   }
@@ -147,18 +148,18 @@ Status check_files(const NativeManifest& manifest) {
 }
 
 Status check_payload(const std::vector<NativeManifest::PayloadFile>& payload) {
-  if (payload.empty()) return bad("`payload` names no file");
+  if (payload.empty()) return bad_manifest("`payload` names no file");
   std::set<std::string_view> names;
   uint64_t total = 0;
   for (const auto& file : payload) {
     if (!is_plain_file_name(file.file) || file.file == kManifestFileName || !names.insert(file.file).second) {
-      return bad(fmt::format("`payload` names the file {}", quote(file.file)));
+      return bad_manifest(fmt::format("`payload` names the file {}", quote(file.file)));
     }
     const auto end = checked_add(file.at, file.blocks);
     const auto sum = checked_add(total, file.blocks);
     if (!end || *end > file.bytes || file.bytes > kMaxFileBytes || !sum || *sum > kMaxFileBytes) {
-      return bad(fmt::format("payload file {}: {} bytes of blocks at {} do not fit its {} bytes", quote(file.file),
-                             file.blocks, file.at, file.bytes));
+      return bad_manifest(fmt::format("payload file {}: {} bytes of blocks at {} do not fit its {} bytes",
+                                      quote(file.file), file.blocks, file.at, file.bytes));
     }
     total = *sum;
   }
@@ -176,7 +177,7 @@ Status check_ranges(const NativeManifest& manifest) {
   for (const auto& [at, bytes] : ranges) {
     const auto end = checked_add(at, bytes);
     if (at < free || !end || *end > file.bytes) {
-      return bad(
+      return bad_manifest(
           fmt::format("{} bytes at {} of payload file {} overlap others or are outside", bytes, at, quote(file.file)));
     }
     free = *end;
@@ -186,14 +187,14 @@ Status check_ranges(const NativeManifest& manifest) {
 
 Status check_coded(const NativeManifest& manifest) {
   if (manifest.block_bytes != 64u << 10 && manifest.block_bytes != 256u << 10 && manifest.block_bytes != 1u << 20) {
-    return bad(fmt::format("blocks of {} bytes; 65536, 262144 and 1048576 are known", manifest.block_bytes));
+    return bad_manifest(fmt::format("blocks of {} bytes; 65536, 262144 and 1048576 are known", manifest.block_bytes));
   }
-  if (manifest.changed == std::numeric_limits<uint64_t>::max()) return bad("`changed` is out of range");
-  if (manifest.kind == Kind::kFull && !manifest.layout) return bad("a full version has no layout");
+  if (manifest.changed == std::numeric_limits<uint64_t>::max()) return bad_manifest("`changed` is out of range");
+  if (manifest.kind == Kind::kFull && !manifest.layout) return bad_manifest("a full version has no layout");
   const NativeManifest::Range& index = manifest.index;
   if (index.head < kIndexHeaderBytes || (index.head - kIndexHeaderBytes) % kIndexEntryBytes != 0 ||
       index.head > index.bytes || index.bytes > kMaxIndexBytes) {
-    return bad(fmt::format("an index of {} bytes with a head of {}", index.bytes, index.head));
+    return bad_manifest(fmt::format("an index of {} bytes with a head of {}", index.bytes, index.head));
   }
   TRY(check_payload(manifest.payload));
   return check_ranges(manifest);
@@ -243,14 +244,14 @@ std::string coded_json(const NativeManifest& manifest) {
 
 Result<NativeManifest> NativeManifest::parse(std::string_view text) {
   if (text.size() > kMaxManifestBytes) {
-    return bad(fmt::format("it has {} bytes; at most {} are read", text.size(), kMaxManifestBytes));
+    return bad_manifest(fmt::format("it has {} bytes; at most {} are read", text.size(), kMaxManifestBytes));
   }
   const std::string digest = TRY(check_digest(text));
   Reader reader;
   TRY(parse_json_object(text, reader, ErrorCode::kNativeManifest));
   NativeManifest manifest = reader.take();
   TRY(check_members(manifest, reader.seen()));
-  if (manifest.digest != digest) return bad("its last member is not `digest`");
+  if (manifest.digest != digest) return bad_manifest("its last member is not `digest`");
   TRY(check_links(manifest));
   TRY(check_texts(manifest));
   TRY(check_files(manifest));

@@ -19,8 +19,6 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kUnknownChanged = std::numeric_limits<uint64_t>::max();
-
 Error misuse(std::string what) { return {ErrorCode::kInternal, "native writer: " + std::move(what)}; }
 
 std::string payload_name(size_t number) { return fmt::format("payload-{:05}.safetensors", number); }

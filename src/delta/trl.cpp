@@ -20,27 +20,27 @@ namespace {
 // The writers cast positions to int32 without a check, so a larger tensor's delta is silently wrong.
 constexpr uint64_t kMaxElements = uint64_t{1} << 31;
 
-enum class Encoding { kDense, kT1, kT2Raw, kT2Gap };
+enum class TrlEncoding { kDense, kT1, kT2Raw, kT2Gap };
 
 struct Suffixes {
   std::string_view positions;
   std::string_view values;
 };
 
-Suffixes suffixes_of(Encoding encoding) {
-  if (encoding == Encoding::kT1) return {".indices", ".values"};
+Suffixes suffixes_of(TrlEncoding encoding) {
+  if (encoding == TrlEncoding::kT1) return {".indices", ".values"};
   return {".idx", ".val"};
 }
 
-std::string_view format_of(Encoding encoding, bool t2) {
+std::string_view format_of(TrlEncoding encoding, bool t2) {
   switch (encoding) {
-    case Encoding::kDense:
+    case TrlEncoding::kDense:
       return t2 ? "trl-t2-dense" : "trl-t1-dense";
-    case Encoding::kT1:
+    case TrlEncoding::kT1:
       return "trl-t1";
-    case Encoding::kT2Raw:
+    case TrlEncoding::kT2Raw:
       return "trl-t2-raw";
-    case Encoding::kT2Gap:
+    case TrlEncoding::kT2Gap:
       return "trl-t2-gap_delta";
   }
   return "trl";
@@ -56,14 +56,14 @@ class TrlFile {
  private:
   Error fail(ErrorCode code, const std::string& what) const { return {code, source_->name() + ": " + what}; }
   const std::string* metadata(const std::string& key) const;
-  Result<Encoding> encoding() const;
+  Result<TrlEncoding> encoding() const;
   Status check_number(uint64_t number) const;
   Status check_listed_names() const;
   Result<DeltaTensor> dense_tensor(const TensorInfo& stored) const;
   Result<DeltaTensor> sparse_tensor(const TensorInfo& positions, const TensorInfo& values, std::string_view name,
-                                    Encoding encoding) const;
-  Result<PositionCoding> position_coding(const TensorInfo& positions, Encoding encoding) const;
-  Status add_sparse(Encoding encoding, Delta& delta) const;
+                                    TrlEncoding encoding) const;
+  Result<PositionCoding> position_coding(const TensorInfo& positions, TrlEncoding encoding) const;
+  Status add_sparse(TrlEncoding encoding, Delta& delta) const;
   uint64_t at(const TensorInfo& info) const { return header_.data_start() + info.begin; }
 
   std::shared_ptr<FileSource> source_;
@@ -76,22 +76,22 @@ const std::string* TrlFile::metadata(const std::string& key) const {
   return found == header_.metadata().end() ? nullptr : &found->second;
 }
 
-Result<Encoding> TrlFile::encoding() const {
+Result<TrlEncoding> TrlFile::encoding() const {
   const std::string* format = metadata("format");
   if (format == nullptr || (*format != "sparse_weight_patch" && *format != "anchor_checkpoint")) {
     return fail(ErrorCode::kUnsupportedFormat,
                 "not a file of a TRL bucket: metadata key `format` is " + (format ? quote(*format) : "missing"));
   }
-  if (*format == "anchor_checkpoint") return Encoding::kDense;
+  if (*format == "anchor_checkpoint") return TrlEncoding::kDense;
   const std::string* sparse = metadata("sparse");  // the first draft has no such key in its deltas
-  if (sparse != nullptr && *sparse == "False") return Encoding::kDense;
+  if (sparse != nullptr && *sparse == "False") return TrlEncoding::kDense;
   if (sparse != nullptr && *sparse != "True") {
     return fail(ErrorCode::kBadMetadata, "metadata key `sparse` is " + quote(*sparse) + ", not True or False");
   }
   const std::string* name = metadata("encoding");
-  if (name == nullptr) return Encoding::kT1;
-  if (*name == "raw") return Encoding::kT2Raw;
-  if (*name == "gap_delta") return Encoding::kT2Gap;
+  if (name == nullptr) return TrlEncoding::kT1;
+  if (*name == "raw") return TrlEncoding::kT2Raw;
+  if (*name == "gap_delta") return TrlEncoding::kT2Gap;
   if (*name == "nvcomp_cascaded") {
     return fail(ErrorCode::kUnsupportedEncoding,
                 "encoding nvcomp_cascaded is NVIDIA's nvCOMP bitstream, which only that library decodes; "
@@ -122,8 +122,8 @@ Status TrlFile::check_listed_names() const {
     }
     return false;
   };
-  const Json json = Json::parse(*listed, item, false);
-  if (!json.is_array()) return fail(ErrorCode::kBadMetadata, "metadata key `changed_params` is not a JSON list");
+  const Json names = Json::parse(*listed, item, false);
+  if (!names.is_array()) return fail(ErrorCode::kBadMetadata, "metadata key `changed_params` is not a JSON list");
   if (fault) return *fault;
   return {};
 }
@@ -151,8 +151,8 @@ Result<DeltaTensor> TrlFile::dense_tensor(const TensorInfo& stored) const {
   return tensor;
 }
 
-Result<PositionCoding> TrlFile::position_coding(const TensorInfo& positions, Encoding encoding) const {
-  if (encoding == Encoding::kT2Gap) {
+Result<PositionCoding> TrlFile::position_coding(const TensorInfo& positions, TrlEncoding encoding) const {
+  if (encoding == TrlEncoding::kT2Gap) {
     if (positions.dtype == Dtype::kU16) return PositionCoding::kGap16;
     if (positions.dtype == Dtype::kU32) return PositionCoding::kGap32;
   } else if (positions.dtype == Dtype::kI32) {
@@ -164,7 +164,7 @@ Result<PositionCoding> TrlFile::position_coding(const TensorInfo& positions, Enc
 }
 
 Result<DeltaTensor> TrlFile::sparse_tensor(const TensorInfo& positions, const TensorInfo& values, std::string_view name,
-                                           Encoding encoding) const {
+                                           TrlEncoding encoding) const {
   const auto resolved = names_.loose(name);
   if (!resolved) return resolved.error().in(source_->name());
   const TensorInfo& shown = names_.base().tensors()[*resolved].info;
@@ -198,9 +198,9 @@ Result<DeltaTensor> TrlFile::sparse_tensor(const TensorInfo& positions, const Te
   return tensor;
 }
 
-Status TrlFile::add_sparse(Encoding encoding, Delta& delta) const {
+Status TrlFile::add_sparse(TrlEncoding encoding, Delta& delta) const {
   const Suffixes suffixes = suffixes_of(encoding);
-  if (encoding == Encoding::kT1) TRY(check_listed_names());
+  if (encoding == TrlEncoding::kT1) TRY(check_listed_names());
   for (const TensorInfo& info : header_.tensors()) {
     const std::string_view key = info.name;
     if (key == "__empty_delta__") continue;  // the first draft's stand-in for "nothing changed"
@@ -224,12 +224,12 @@ Status TrlFile::add_sparse(Encoding encoding, Delta& delta) const {
 }
 
 Result<Delta> TrlFile::open(uint64_t number) {
-  const Encoding kind = TRY(encoding());
+  const TrlEncoding kind = TRY(encoding());
   TRY(check_number(number));
   Delta delta;
   delta.format = format_of(kind, metadata("encoding") != nullptr);
   delta.number = number;
-  if (kind == Encoding::kDense) {
+  if (kind == TrlEncoding::kDense) {
     for (const TensorInfo& info : header_.tensors()) delta.tensors.push_back(TRY(dense_tensor(info)));
   } else {
     TRY(add_sparse(kind, delta));

@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kMaxIndexBytes = 100'000'000;
+constexpr uint64_t kMaxShardIndexBytes = 100'000'000;
 constexpr uint64_t kMaxOverwriteBytes = uint64_t{1} << 32;  // positions are u32 and wrap beyond
 
 struct Shard {
@@ -263,7 +263,7 @@ Result<Delta> open_weight_v_folder(const Files& files, const std::string& path, 
   std::error_code ignored;
   if (fs::exists(index_path, ignored)) {
     const auto source = TRY(files.open(index_path));
-    auto index = ShardIndex::parse(TRY(files.read_all(index_path, kMaxIndexBytes)));
+    auto index = ShardIndex::parse(TRY(files.read_all(index_path, kMaxShardIndexBytes)));
     if (!index) return index.error().in(index_path);
     if (index->metadata.contains("delta_encoding")) {
       Delta delta = TRY(DeltaFolder(files, path, std::move(*index), names, verify).open(number));

@@ -13,7 +13,7 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kPieceBytes = 128u << 10;
+constexpr uint64_t kInflatedBytes = 128u << 10;
 
 Error wrong_size(const ZstdPayload& payload, uint64_t found, const std::string& expected) {
   return {ErrorCode::kPayloadSize, payload.source->name() + ": the payload at byte " + std::to_string(payload.offset) +
@@ -90,7 +90,7 @@ Status XorPatch::load_segments(uint64_t first, const SegmentSink& sink) const {
   }
   TRY(stream.skip(std::min(first * codec::kSegmentBytes, payload_.tensor_bytes)));
   codec::SegmentBuilder builder(codec::PatchOp::kXor, payload_.element_bytes);
-  std::vector<std::byte> piece(std::min(kPieceBytes, payload_.tensor_bytes));
+  std::vector<std::byte> piece(std::min(kInflatedBytes, payload_.tensor_bytes));
   for (uint64_t segment = first; segment * codec::kSegmentBytes < payload_.tensor_bytes; ++segment) {
     const uint64_t end = std::min((segment + 1) * codec::kSegmentBytes, payload_.tensor_bytes);
     while (stream.position() < end) {
@@ -106,7 +106,7 @@ Status XorPatch::load_segments(uint64_t first, const SegmentSink& sink) const {
 Status OverwritePatch::load_segments(uint64_t first, const SegmentSink& sink) const {
   auto streams = TRY(open_overwrite(payload_));
   ByteSegments segments(first, sink);
-  std::vector<std::byte> positions(4 * std::min<uint64_t>(streams.count, kPieceBytes / 4));
+  std::vector<std::byte> positions(4 * std::min<uint64_t>(streams.count, kInflatedBytes / 4));
   std::vector<std::byte> values(positions.size() / 4);
   int64_t previous = -1;
   for (uint64_t done = 0; done < streams.count;) {

@@ -21,7 +21,7 @@ namespace {
 using Entry = ModelFolder::Entry;
 using EntryKind = ModelFolder::EntryKind;
 
-constexpr size_t kMaxDepth = 64;
+constexpr size_t kMaxFolderDepth = 64;
 constexpr size_t kMaxEntries = 1'000'000;
 
 void log_skipped(const std::string& path, std::string_view why) {
@@ -132,7 +132,7 @@ class Walk {
       log_skipped(path, "a link back to a folder that contains it");
       return {};
     }
-    if (inside_.size() >= kMaxDepth) {
+    if (inside_.size() >= kMaxFolderDepth) {
       log_skipped(path, "nested too deeply");
       return {};
     }

@@ -13,6 +13,7 @@
 #include "common/text.h"
 #include "model/folder_walk.h"
 #include "model/model_config.h"
+#include "model/shard_index.h"
 
 namespace weightfs {
 namespace {
@@ -22,10 +23,9 @@ using EntryKind = ModelFolder::EntryKind;
 
 constexpr uint64_t kMaxIndexBytes = 100'000'000;
 constexpr uint64_t kMaxConfigBytes = uint64_t{16} << 20;
-constexpr std::string_view kSuffix = ".safetensors";
 
 bool is_weight_file(std::string_view name) {
-  if (name.ends_with(kSuffix)) return true;
+  if (name.ends_with(kSafetensorsSuffix)) return true;
   return name.ends_with(".bin") && (name.starts_with("pytorch_model") || name.starts_with("model"));
 }
 
@@ -101,14 +101,14 @@ Result<std::set<std::string>> ModelFolderBuilder::only_shard() const {
   std::set<std::string> found;
   for (const size_t child : folder_->entries_.front().children) {
     const Entry& entry = folder_->entries_[child];
-    if (entry.kind == EntryKind::kFile && entry.name.ends_with(kSuffix) && is_plain_file_name(entry.name)) {
+    if (entry.kind == EntryKind::kFile && entry.name.ends_with(kSafetensorsSuffix) && is_plain_file_name(entry.name)) {
       found.insert(entry.name);
     }
   }
   if (found.size() == 1) return found;
   return Error{ErrorCode::kBaseNoWeights,
                fmt::format("{} holds no model: looked for {}, {}, or exactly one other *{} file, and found {} of those",
-                           quote(folder_->path_), kIndexFileName, kSingleFileName, kSuffix, found.size())};
+                           quote(folder_->path_), kIndexFileName, kSingleFileName, kSafetensorsSuffix, found.size())};
 }
 
 Status ModelFolderBuilder::add_shard(const std::string& file_name) {

@@ -21,7 +21,7 @@
 namespace weightfs {
 namespace {
 
-constexpr uint64_t kLengthBytes = sizeof(uint64_t);
+constexpr uint64_t kLengthBytes = SafetensorsHeader::kLengthBytes;
 
 bool by_offsets(const TensorInfo& a, const TensorInfo& b) {
   return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;

@@ -35,6 +35,7 @@ struct TensorInfo {
 /// objects; see docs/SEMANTICS.md.  Format: 8 bytes little-endian header length N, N bytes of JSON, data.
 class SafetensorsHeader {
  public:
+  static constexpr uint64_t kLengthBytes = sizeof(uint64_t);  ///< in front of the JSON text
   static constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 
   /// Reads and checks the header of a whole file and marks its data area in `source`.

@@ -22,5 +22,6 @@ struct ShardIndex {
 
 inline constexpr std::string_view kIndexFileName = "model.safetensors.index.json";
 inline constexpr std::string_view kSingleFileName = "model.safetensors";
+inline constexpr std::string_view kSafetensorsSuffix = ".safetensors";
 
 }  // namespace weightfs

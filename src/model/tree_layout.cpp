@@ -15,6 +15,8 @@
 #include "common/checked.h"
 #include "common/text.h"
 #include "model/folder_walk.h"
+#include "model/safetensors_header.h"
+#include "model/shard_index.h"
 #include "model/tree_path.h"
 
 namespace weightfs {
@@ -22,8 +24,6 @@ namespace {
 
 using Kind = TreeFile::Kind;
 
-constexpr std::string_view kSuffix = ".safetensors";
-constexpr uint64_t kLengthBytes = sizeof(uint64_t);
 constexpr uint64_t kMaxTreeBytes = std::numeric_limits<int64_t>::max();  // what an off_t can say
 constexpr size_t kMaxObjects = std::numeric_limits<uint32_t>::max() - 1;
 
@@ -81,11 +81,13 @@ Result<std::optional<SafetensorsHeader>> check_file(const TreeFile& file, ErrorC
       return about(malformed, file.path, "is a folder with a size");
     return std::optional<SafetensorsHeader>();
   }
-  if (!file.path.ends_with(kSuffix)) return about(malformed, file.path, "is no safetensors file by its name");
-  if (held < kLengthBytes || held > file.size || load_le<uint64_t>(file.header.data()) != held - kLengthBytes) {
+  if (!file.path.ends_with(kSafetensorsSuffix))
+    return about(malformed, file.path, "is no safetensors file by its name");
+  if (held < SafetensorsHeader::kLengthBytes || held > file.size ||
+      load_le<uint64_t>(file.header.data()) != held - SafetensorsHeader::kLengthBytes) {
     return about(malformed, file.path, fmt::format("its header of {} bytes has another length inside", held));
   }
-  auto header = SafetensorsHeader::parse(Bytes(file.header).subspan(kLengthBytes), file.size - held);
+  auto header = SafetensorsHeader::parse(Bytes(file.header).subspan(SafetensorsHeader::kLengthBytes), file.size - held);
   if (!header) return about(malformed, file.path, header.error().text());
   return std::optional(std::move(*header));
 }
@@ -93,14 +95,15 @@ Result<std::optional<SafetensorsHeader>> check_file(const TreeFile& file, ErrorC
 /// Reads the header of a file that is called *.safetensors into `file`; nothing when it is not one.
 Result<std::optional<SafetensorsHeader>> read_header(FileSource& source, TreeFile& file) {
   const std::optional<SafetensorsHeader> none;
-  if (!file.path.ends_with(kSuffix) || file.size < kLengthBytes) return none;
-  std::array<std::byte, kLengthBytes> prefix{};
+  if (!file.path.ends_with(kSafetensorsSuffix) || file.size < SafetensorsHeader::kLengthBytes) return none;
+  std::array<std::byte, SafetensorsHeader::kLengthBytes> prefix{};
   TRY(source.read_at(0, prefix));
   const auto length = load_le<uint64_t>(prefix.data());
-  if (length > SafetensorsHeader::kMaxHeaderBytes || length > file.size - kLengthBytes) return none;
-  std::vector<std::byte> bytes(kLengthBytes + length);
+  if (length > SafetensorsHeader::kMaxHeaderBytes || length > file.size - SafetensorsHeader::kLengthBytes) return none;
+  std::vector<std::byte> bytes(SafetensorsHeader::kLengthBytes + length);
   TRY(source.read_at(0, bytes));
-  auto header = SafetensorsHeader::parse(Bytes(bytes).subspan(kLengthBytes), file.size - bytes.size());
+  auto header =
+      SafetensorsHeader::parse(Bytes(bytes).subspan(SafetensorsHeader::kLengthBytes), file.size - bytes.size());
   if (!header) return none;
   file.kind = Kind::kSafetensors;
   file.header = std::move(bytes);

@@ -27,7 +27,6 @@ constexpr uint64_t kUnitBytes = codec::kMaxBlockBytes;
 constexpr uint64_t kUnitsPerThread = 4;
 constexpr double kFewChanges = 0.003;         // below it larger blocks pay: framing decides
 constexpr uint64_t kSmallObject = 64u << 10;  // its parameters may cost more than they save
-constexpr uint64_t kDefaultBlockBytes = 256u << 10;
 
 /// A stretch of one object.
 struct Unit {

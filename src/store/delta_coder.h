@@ -13,6 +13,7 @@ namespace weightfs::store {
 
 /// Block size that depends on how much changes: 1 MiB below 0.3 % of the elements, else 256 KiB.
 inline constexpr uint64_t kAutoBlockBytes = 0;
+inline constexpr uint64_t kDefaultBlockBytes = 256u << 10;
 
 /// What one delta (or full version, or net) amounts to.
 struct DeltaOutcome {

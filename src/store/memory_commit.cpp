@@ -19,6 +19,7 @@
 #include "common/digest.h"
 #include "common/text.h"
 #include "delta/native_writer.h"
+#include "store/delta_coder.h"
 #include "store/parallel.h"
 #include "store/staged_folder.h"
 #include "store/version_reader.h"
@@ -26,10 +27,8 @@
 namespace weightfs::store {
 namespace {
 
-constexpr uint64_t kDefaultBlockBytes = 256u << 10;
-
 /// An object in its coded form.
-struct Coded {
+struct CodedObject {
   codec::BlockParams params;
   std::vector<NativeWriter::Block> blocks;  // ascending
 };
@@ -53,10 +52,10 @@ class ObjectCoder {
   ObjectCoder(const Before& before, Bytes bytes, uint64_t block_bytes, const Work& work)
       : before_(before), bytes_(bytes), block_bytes_(block_bytes), work_(work) {}
 
-  Result<Coded> run(unsigned element_bytes) {
+  Result<CodedObject> run(unsigned element_bytes) {
     const uint64_t count = ceil_div(bytes_.size(), block_bytes_);
     codec::BlockFitter fitter(element_bytes);
-    Coded coded{codec::BlockParams(element_bytes), {}};
+    CodedObject coded{codec::BlockParams(element_bytes), {}};
     if (before_.exists()) {
       TRY(each<codec::BlockFitter>(
           count, [&](Bytes old, Bytes now) { return fit(element_bytes, old, now); },
@@ -126,7 +125,7 @@ struct MemoryCommit::Draft {
   StoredVersion parent;
   std::unique_ptr<const TreeReader> reader;                         // of the parent
   std::map<std::string, std::vector<size_t>, std::less<>> tensors;  // by name: objects of the parent
-  std::map<size_t, Coded> coded;                                    // by object of the parent
+  std::map<size_t, CodedObject> coded;                              // by object of the parent
   std::map<std::string, std::vector<std::byte>> contents;           // by path: files that were set
 };
 
@@ -304,7 +303,7 @@ class MemoryCommit::Publisher {
   Draft& draft_;
   const TreeLayout& old_tree_;
   NativeLayout layout_;
-  std::map<size_t, Coded> coded_;  // by object of the new tree
+  std::map<size_t, CodedObject> coded_;  // by object of the new tree
 };
 
 MemoryCommit::MemoryCommit(std::unique_ptr<Draft> draft) : draft_(std::move(draft)) {}

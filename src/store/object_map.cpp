@@ -15,7 +15,7 @@ namespace weightfs::store {
 namespace {
 
 constexpr uint32_t kNone = NativeLayout::kNoParent;
-constexpr uint64_t kProbeBytes = 4096;  // objects that differ mostly do so here
+constexpr uint64_t kComparedHeadBytes = 4096;  // objects that differ mostly do so here
 constexpr uint64_t kCompareBytes = 1u << 20;
 constexpr size_t kMaxCandidates = 16;  // of equal length and beginning; more are not worth reading
 
@@ -92,7 +92,7 @@ class Mapper {
 
   static Result<Key> key_of(const TreeReader& reader, size_t object) {
     const TreeObject& place = reader.tree().objects()[object];
-    std::vector<std::byte> head(std::min(place.bytes, kProbeBytes) + 2);
+    std::vector<std::byte> head(std::min(place.bytes, kComparedHeadBytes) + 2);
     head[0] = std::byte(place.element_bytes);
     head[1] = std::byte(place.tensor ? 1 : 0);
     TRY(reader.read_object(object, 0, MutableBytes(head).subspan(2)));

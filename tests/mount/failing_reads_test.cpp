@@ -7,7 +7,7 @@
 namespace weightfs::test {
 namespace {
 
-constexpr const char* kShard = "step_000001/model-00001-of-00002.safetensors";
+constexpr const char* kPatchedShard = "step_000001/model-00001-of-00002.safetensors";
 constexpr uint64_t kBad = 1u << 20;  // reads that touch bytes from here on fail
 
 class FailingReads : public ::testing::Test {
@@ -37,7 +37,7 @@ TEST_F(FailingReads, GiveExactlyTheGoodPrefixAndThenAnError) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path(), failing([] { return Status(Error{ErrorCode::kDigestMismatch, "bad"}); }));
   ASSERT_TRUE(mount.ready());
-  const Descriptor file(::open(mount.path(kShard).c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(mount.path(kPatchedShard).c_str(), O_RDONLY | O_CLOEXEC));
   std::string got;
   char buffer[4096];
   ssize_t count = 0;
@@ -53,7 +53,7 @@ TEST_F(FailingReads, LeaveTheRestOfTheMountAlone) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path(), failing([] { return Status(Error{ErrorCode::kIoChanged, "bad"}); }));
   ASSERT_TRUE(mount.ready());
-  for (int i = 0; i < 50; ++i) expect_failing(mount.path(kShard), EIO);
+  for (int i = 0; i < 50; ++i) expect_failing(mount.path(kPatchedShard), EIO);
   EXPECT_EQ(read_file(mount.path("step_000002/model-00001-of-00002.safetensors")).size(), (3u << 20) + 4567);
   EXPECT_TRUE(mount.alive());
 }
@@ -62,7 +62,7 @@ TEST_F(FailingReads, AreOutOfMemoryWhenMemoryIsOut) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path(), failing([]() -> Status { throw std::bad_alloc(); }));
   ASSERT_TRUE(mount.ready());
-  expect_failing(mount.path(kShard), ENOMEM);
+  expect_failing(mount.path(kPatchedShard), ENOMEM);
   EXPECT_TRUE(mount.alive());
 }
 
@@ -74,7 +74,7 @@ TEST_F(FailingReads, SurviveExceptionsOfAnyKind) {
                       throw std::logic_error("a broken assumption");
                     }));
   ASSERT_TRUE(mount.ready());
-  for (int i = 0; i < 10; ++i) expect_failing(mount.path(kShard), EIO);
+  for (int i = 0; i < 10; ++i) expect_failing(mount.path(kPatchedShard), EIO);
   EXPECT_TRUE(mount.alive());
   EXPECT_EQ(read_file(mount.path("base/config.json")).size(), 321u);
 }
@@ -89,7 +89,7 @@ TEST_F(FailingReads, MayBeInterruptedBySignals) {
   for (int i = 0; i < 5; ++i) {
     const pid_t reader = ::fork();
     if (reader == 0) {
-      expect_failing(mount.path(kShard), EIO);
+      expect_failing(mount.path(kPatchedShard), EIO);
       ::_exit(0);
     }
     ::usleep(20'000);
@@ -97,7 +97,7 @@ TEST_F(FailingReads, MayBeInterruptedBySignals) {
     ::waitpid(reader, nullptr, 0);
   }
   EXPECT_TRUE(mount.alive());
-  EXPECT_EQ(read_file(mount.path(kShard)).size(), (3u << 20) + 4567);
+  EXPECT_EQ(read_file(mount.path(kPatchedShard)).size(), (3u << 20) + 4567);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace weightfs::test {
 namespace {
 
-constexpr const char* kShard = "step_000001/model-00001-of-00002.safetensors";
+constexpr const char* kFirstShard = "step_000001/model-00001-of-00002.safetensors";
 
 class Lifecycle : public ::testing::Test {
  protected:
@@ -48,7 +48,7 @@ TEST_F(Lifecycle, ServesOpenFilesAfterSigtermUntilTheyAreClosed) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  Descriptor file(::open(mount.path(kShard).c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGTERM);
   for (int i = 0; i < 500 && is_mounted(folder.path()); ++i) ::usleep(10'000);
@@ -63,7 +63,7 @@ TEST_F(Lifecycle, CutsReadersOffWhenTheyTakeTooLong) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path(), {.patience = std::chrono::milliseconds(200)});
   ASSERT_TRUE(mount.ready());
-  const Descriptor file(::open(mount.path(kShard).c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGTERM);
   EXPECT_EQ(mount.wait(), 0);
@@ -75,7 +75,7 @@ TEST_F(Lifecycle, AnswersNotConnectedAfterSigkillAndNeverAnEmptyFolder) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  const Descriptor file(::open(mount.path(kShard).c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGKILL);
   EXPECT_EQ(mount.wait(), -SIGKILL);
@@ -143,7 +143,7 @@ TEST_F(Lifecycle, MapsServeAfterDetaching) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  Descriptor file(::open(mount.path(kShard).c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
   void* at = ::mmap(nullptr, 3u << 20, PROT_READ, MAP_SHARED, file.get(), 0);
   ASSERT_NE(at, MAP_FAILED);
   file.reset();

@@ -20,7 +20,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr uid_t kSomebody = 54321;
-constexpr auto kSoon = seconds(5);
+constexpr auto kAnswerLimit = seconds(5);
 
 mode_t mode_of(const std::string& path) {
   struct stat status {};
@@ -79,10 +79,10 @@ TEST_F(ControlSocketTest, IsForItsUserAlone) {
 TEST_F(ControlSocketTest, OfADeadOneIsReplaced) {
   { ASSERT_TRUE(listen_at(path())); }
   EXPECT_TRUE(S_ISSOCK(mode_of(path())));
-  EXPECT_FALSE(ask_supervisor(path(), "restart", kSoon));
+  EXPECT_FALSE(ask_supervisor(path(), "restart", kAnswerLimit));
   const auto listener = listen_at(path());
   ASSERT_TRUE(listener);
-  std::thread asks([this] { EXPECT_TRUE(ask_supervisor(path(), "restart", kSoon)); });
+  std::thread asks([this] { EXPECT_TRUE(ask_supervisor(path(), "restart", kAnswerLimit)); });
   const Descriptor connection = accept_one(listener->get());
   EXPECT_EQ(::send(connection.get(), "x", 1, MSG_NOSIGNAL), 1);
   asks.join();
@@ -104,14 +104,14 @@ TEST_F(ControlSocketTest, AsksAndIsAnswered) {
     EXPECT_EQ(order, "restart");
     EXPECT_EQ(::send(connection.get(), "restarted: all well", 19, MSG_NOSIGNAL), 19);
   });
-  const auto answer = ask_supervisor(path(), "restart", kSoon);
+  const auto answer = ask_supervisor(path(), "restart", kAnswerLimit);
   answers.join();
   ASSERT_TRUE(answer);
   EXPECT_EQ(*answer, "restarted: all well");
 }
 
 TEST_F(ControlSocketTest, NobodyAnswers) {
-  const auto nobody = ask_supervisor(path(), "restart", kSoon);
+  const auto nobody = ask_supervisor(path(), "restart", kAnswerLimit);
   ASSERT_FALSE(nobody);
   EXPECT_EQ(nobody.error().code, ErrorCode::kMountFailed);
   const auto listener = listen_at(path());
@@ -123,14 +123,14 @@ TEST_F(ControlSocketTest, NobodyAnswers) {
     accept_one(listener->get());  // of the one before
     accept_one(listener->get());
   });
-  EXPECT_FALSE(ask_supervisor(path(), "restart", kSoon));
+  EXPECT_FALSE(ask_supervisor(path(), "restart", kAnswerLimit));
   refuses.join();
 }
 
 TEST_F(ControlSocketTest, NamesThatAreTooLong) {
   const std::string longer = folder_.path(std::string(120, 'x'));
   EXPECT_FALSE(listen_at(longer));
-  EXPECT_FALSE(ask_supervisor(longer, "restart", kSoon));
+  EXPECT_FALSE(ask_supervisor(longer, "restart", kAnswerLimit));
 }
 
 TEST_F(ControlSocketTest, AFolderThatCannotBeMade) { EXPECT_FALSE(listen_at(folder_.path("none/weightfs/0-47.sock"))); }
@@ -139,7 +139,7 @@ TEST_F(ControlSocketTest, StrangersMayNotGiveOrders) {
   if (::geteuid() != 0) GTEST_SKIP() << "takes root, to be somebody else";
   const auto listener = listen_at(path());
   ASSERT_TRUE(listener);
-  const auto ask = [&] { return ask_supervisor(path(), "restart", kSoon) ? 0 : 1; };
+  const auto ask = [&] { return ask_supervisor(path(), "restart", kAnswerLimit) ? 0 : 1; };
   const auto ask_as_stranger = [&] { return ::setgid(kSomebody) != 0 || ::setuid(kSomebody) != 0 ? 9 : ask(); };
   EXPECT_EQ(in_child(ask_as_stranger), 1);  // it does not even get there
   open_wide();
@@ -156,7 +156,7 @@ TEST_F(ControlSocketTest, RootMayOrderAnybody) {
   const auto listener = listen_at(path());
   ASSERT_TRUE(listener);
   open_wide();
-  const pid_t child = start_child([&] { return ask_supervisor(path(), "restart", kSoon) ? 0 : 1; });
+  const pid_t child = start_child([&] { return ask_supervisor(path(), "restart", kAnswerLimit) ? 0 : 1; });
   const Descriptor connection = accept_one(listener->get());
   ASSERT_EQ(::seteuid(kSomebody), 0);
   EXPECT_TRUE(may_command(connection.get()));

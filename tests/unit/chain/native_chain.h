@@ -11,6 +11,7 @@
 #include "chain/snapshot.h"
 #include "support/made_run.h"
 #include "support/made_store.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs::test {
@@ -59,7 +60,6 @@ class NativeStoreTest : public ::testing::Test {
     write_file(path, bytes);
   }
 
-  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
   TempFolder folder_;
   Files files_;
   MadeStore store_;

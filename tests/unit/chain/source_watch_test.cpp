@@ -27,8 +27,8 @@ using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 using Paths = std::set<std::string>;
 
-constexpr milliseconds kNow{0};
-constexpr milliseconds kLong{60'000};  // no test waits for it to pass
+constexpr milliseconds kAtOnce{0};
+constexpr milliseconds kLongWait{60'000};  // no test waits for it to pass
 
 class SourceWatchTest : public ::testing::Test {
  protected:
@@ -41,7 +41,7 @@ class SourceWatchTest : public ::testing::Test {
   }
   /// Everything there is to see at once is taken; what remains is nothing.
   void expect_quiet() {
-    const auto outcome = watch.wait(kNow);
+    const auto outcome = watch.wait(kAtOnce);
     EXPECT_FALSE(outcome.events);
     EXPECT_FALSE(outcome.overflow);
     EXPECT_EQ(outcome.finished, Paths());
@@ -67,7 +67,7 @@ class Writer {
 TEST_F(SourceWatchTest, AFileThatWasWrittenIsFinished) {
   EXPECT_TRUE(watch.watch({folder.path()}));
   const std::string path = folder.write("delta.safetensors", "bytes");
-  const auto outcome = watch.wait(kLong);
+  const auto outcome = watch.wait(kLongWait);
   EXPECT_TRUE(outcome.events);
   EXPECT_FALSE(outcome.overflow);
   EXPECT_EQ(outcome.finished, Paths{path});
@@ -78,7 +78,7 @@ TEST_F(SourceWatchTest, AFileThatIsBeingWrittenIsNotAndEndsNoWait) {
   watch.watch({folder.path()});
   Writer writer(folder.path("a"));
   writer.write();
-  auto outcome = watch.wait(kLong);
+  auto outcome = watch.wait(kLongWait);
   EXPECT_TRUE(outcome.events);
   EXPECT_EQ(outcome.finished, Paths());
   for (int i = 0; i < 3; ++i) {
@@ -86,7 +86,7 @@ TEST_F(SourceWatchTest, AFileThatIsBeingWrittenIsNotAndEndsNoWait) {
     EXPECT_FALSE(watch.wait(std::chrono::milliseconds(10)).events) << "or a large file would keep us looking";
   }
   writer.close();
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{folder.path("a")});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{folder.path("a")});
 }
 
 TEST_F(SourceWatchTest, AFileThatIsWrittenToAgainIsNotFinishedAfterAll) {
@@ -95,9 +95,9 @@ TEST_F(SourceWatchTest, AFileThatIsWrittenToAgainIsNotFinishedAfterAll) {
   Writer writer(folder.path("a"));
   writer.write();
   folder.write("b", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{folder.path("b")});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{folder.path("b")});
   writer.close();
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{folder.path("a")});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{folder.path("a")});
 }
 
 TEST_F(SourceWatchTest, AFileThatIsRemovedOrMadeAnewIsNotFinished) {
@@ -109,7 +109,7 @@ TEST_F(SourceWatchTest, AFileThatIsRemovedOrMadeAnewIsNotFinished) {
   fs::rename(folder.path("moved"), folder.path("there"));
   fs::remove(folder.path("anew"));
   Writer writer(folder.path("anew"));
-  const auto outcome = watch.wait(kLong);
+  const auto outcome = watch.wait(kLongWait);
   EXPECT_TRUE(outcome.events);
   EXPECT_EQ(outcome.finished, Paths{folder.path("there")});
 }
@@ -121,7 +121,7 @@ TEST_F(SourceWatchTest, AFileThatIsMovedHereIsFinished) {
   folder.write("aside/step_1", "bytes");
   expect_quiet();
   fs::rename(aside + "/step_1", here + "/step_1");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{here + "/step_1"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{here + "/step_1"});
 }
 
 TEST_F(SourceWatchTest, AFolderIsNoFinishedFile) {
@@ -130,7 +130,7 @@ TEST_F(SourceWatchTest, AFolderIsNoFinishedFile) {
   watch.watch({here});
   make("here/one");
   fs::rename(aside, here + "/two");
-  const auto outcome = watch.wait(kLong);
+  const auto outcome = watch.wait(kLongWait);
   EXPECT_TRUE(outcome.events);
   EXPECT_EQ(outcome.finished, Paths());
 }
@@ -139,7 +139,7 @@ TEST_F(SourceWatchTest, SeesEveryKindOfChange) {
   const std::string file = folder.write("a", "bytes");
   watch.watch({folder.path()});
   const auto sees = [&](const char* what) {
-    const auto outcome = watch.wait(kLong);
+    const auto outcome = watch.wait(kLongWait);
     EXPECT_TRUE(outcome.events) << what;
     EXPECT_EQ(outcome.finished, Paths()) << what;
   };
@@ -173,12 +173,12 @@ TEST_F(SourceWatchTest, ExactlyTheGivenFoldersAreWatched) {
   EXPECT_TRUE(watch.watch({one, two}));
   folder.write("one/b", "bytes");
   folder.write("two/b", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, (Paths{one + "/b", two + "/b"}));
+  EXPECT_EQ(watch.wait(kLongWait).finished, (Paths{one + "/b", two + "/b"}));
   EXPECT_FALSE(watch.watch({two})) << "nothing that is new";
   folder.write("one/c", "bytes");
   expect_quiet();
   folder.write("two/c", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{two + "/c"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{two + "/c"});
   watch.watch({});
   folder.write("two/d", "bytes");
   expect_quiet();
@@ -196,7 +196,7 @@ TEST_F(SourceWatchTest, GivingTheSameFoldersAgainLosesNothing) {
   watch.watch({folder.path()});
   const std::string path = folder.write("a", "bytes");
   EXPECT_FALSE(watch.watch({folder.path()}));
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{path});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{path});
 }
 
 TEST_F(SourceWatchTest, AMissingFolderIsTriedAgain) {
@@ -206,7 +206,7 @@ TEST_F(SourceWatchTest, AMissingFolderIsTriedAgain) {
   EXPECT_TRUE(watch.watch({later}));
   EXPECT_FALSE(watch.watch({later}));
   folder.write("later/a", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{later + "/a"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{later + "/a"});
 }
 
 TEST_F(SourceWatchTest, AFileIsNotWatched) {
@@ -220,12 +220,12 @@ TEST_F(SourceWatchTest, AFolderMadeAnewIsWatchedAnew) {
   const std::string one = make("one");
   watch.watch({one});
   fs::remove(one);
-  EXPECT_TRUE(watch.wait(kLong).events) << "it is gone";
+  EXPECT_TRUE(watch.wait(kLongWait).events) << "it is gone";
   EXPECT_FALSE(watch.watch({one}));
   make("one");
   EXPECT_TRUE(watch.watch({one}));
   folder.write("one/a", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{one + "/a"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{one + "/a"});
 }
 
 TEST_F(SourceWatchTest, AFolderMadeAnewIsNoticedWithoutAWaitInBetween) {
@@ -235,7 +235,7 @@ TEST_F(SourceWatchTest, AFolderMadeAnewIsNoticedWithoutAWaitInBetween) {
   make("one");
   EXPECT_TRUE(watch.watch({one})) << "so that the caller looks";
   folder.write("one/a", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{one + "/a"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{one + "/a"});
   expect_quiet();
 }
 
@@ -243,13 +243,13 @@ TEST_F(SourceWatchTest, AFolderThatMovedAwayIsLeftWhereItWent) {
   const std::string one = make("one");
   watch.watch({one});
   fs::rename(one, folder.path("old"));
-  EXPECT_TRUE(watch.wait(kLong).events);
+  EXPECT_TRUE(watch.wait(kLongWait).events);
   make("one");
   EXPECT_TRUE(watch.watch({one}));
   folder.write("old/a", "bytes");
   expect_quiet();
   folder.write("one/b", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{one + "/b"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{one + "/b"});
 }
 
 TEST_F(SourceWatchTest, TwoPathsToOneFolderAreBothToldAndLeftOneByOne) {
@@ -258,10 +258,10 @@ TEST_F(SourceWatchTest, TwoPathsToOneFolderAreBothToldAndLeftOneByOne) {
   fs::create_directory_symlink(real, link);
   watch.watch({real, link});
   folder.write("real/a", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, (Paths{real + "/a", link + "/a"}));
+  EXPECT_EQ(watch.wait(kLongWait).finished, (Paths{real + "/a", link + "/a"}));
   watch.watch({link});
   folder.write("real/b", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{link + "/b"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{link + "/b"});
   const std::string other = make("other");
   fs::remove(link);
   fs::create_directory_symlink(other, link);
@@ -269,14 +269,14 @@ TEST_F(SourceWatchTest, TwoPathsToOneFolderAreBothToldAndLeftOneByOne) {
   folder.write("real/c", "bytes");
   expect_quiet();
   folder.write("other/d", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{link + "/d"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{link + "/d"});
 }
 
 TEST_F(SourceWatchTest, PathsOfFinishedFilesFollowThoseThatWereGiven) {
   const std::string one = make("one");
   watch.watch({one + '/'});
   folder.write("one/a", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{one + "/a"});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{one + "/a"});
 }
 
 TEST_F(SourceWatchTest, TheTimeoutPasses) {
@@ -300,7 +300,7 @@ TEST_F(SourceWatchTest, AnEventEndsAWaitThatIsUnderWay) {
     std::this_thread::sleep_for(milliseconds(20));
     folder.write("a", "bytes");
   });
-  EXPECT_TRUE(watch.wait(kLong).events);
+  EXPECT_TRUE(watch.wait(kLongWait).events);
   writer.join();
 }
 
@@ -312,7 +312,7 @@ TEST_F(SourceWatchTest, EventsThatFollowAreGatheredButNotWithoutEnd) {
   });
   Paths finished;
   while (finished.size() < 50) {
-    const auto outcome = watch.wait(kLong);  // returns although there is always more
+    const auto outcome = watch.wait(kLongWait);  // returns although there is always more
     EXPECT_TRUE(outcome.events);
     finished.insert(outcome.finished.begin(), outcome.finished.end());
   }
@@ -325,7 +325,7 @@ TEST_F(SourceWatchTest, AWakeEndsOneWait) {
   watch.wake();
   watch.wake();
   const auto start = Clock::now();
-  EXPECT_FALSE(watch.wait(kLong).events);
+  EXPECT_FALSE(watch.wait(kLongWait).events);
   EXPECT_FALSE(watch.wait(milliseconds(30)).events);
   EXPECT_GE(Clock::now() - start, milliseconds(30)) << "the second one was not woken";
   EXPECT_FALSE(watch.stopped());
@@ -335,7 +335,7 @@ TEST_F(SourceWatchTest, AWakeEndsAWaitThatIsUnderWayAndNoneIsLost) {
   std::atomic<int> returned{0};
   std::thread waiter([&] {
     for (int i = 0; i < 300; ++i) {
-      watch.wait(kLong);
+      watch.wait(kLongWait);
       ++returned;
     }
   });
@@ -351,7 +351,7 @@ TEST_F(SourceWatchTest, AWakeDoesNotHideEvents) {
   watch.watch({folder.path()});
   const std::string path = folder.write("a", "bytes");
   watch.wake();
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{path});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{path});
 }
 
 TEST_F(SourceWatchTest, AStopEndsThePresentAndAllFutureWaits) {
@@ -360,13 +360,13 @@ TEST_F(SourceWatchTest, AStopEndsThePresentAndAllFutureWaits) {
     std::this_thread::sleep_for(milliseconds(20));
     watch.stop();
   });
-  EXPECT_FALSE(watch.wait(kLong).events);
+  EXPECT_FALSE(watch.wait(kLongWait).events);
   stopper.join();
   EXPECT_TRUE(watch.stopped());
-  for (int i = 0; i < 3; ++i) EXPECT_FALSE(watch.wait(kLong).events);
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(watch.wait(kLongWait).events);
   watch.wake();
-  watch.wait(kLong);
-  watch.wait(kLong);
+  watch.wait(kLongWait);
+  watch.wait(kLongWait);
 }
 
 TEST_F(SourceWatchTest, MoreEventsThanTheKernelKeepsAreAnOverflow) {
@@ -383,7 +383,7 @@ TEST_F(SourceWatchTest, MoreEventsThanTheKernelKeepsAreAnOverflow) {
   }
   bool overflow = false;
   for (int i = 0; i < 100 && !overflow; ++i) {
-    const auto outcome = watch.wait(kLong);
+    const auto outcome = watch.wait(kLongWait);
     ASSERT_TRUE(outcome.events);
     overflow = outcome.overflow;
     if (overflow) {
@@ -392,7 +392,7 @@ TEST_F(SourceWatchTest, MoreEventsThanTheKernelKeepsAreAnOverflow) {
   }
   EXPECT_TRUE(overflow);
   folder.write("after", "bytes");
-  EXPECT_EQ(watch.wait(kLong).finished, Paths{folder.path("after")});
+  EXPECT_EQ(watch.wait(kLongWait).finished, Paths{folder.path("after")});
 }
 
 TEST_F(SourceWatchTest, ManyFoldersComeAndGo) {
@@ -403,7 +403,7 @@ TEST_F(SourceWatchTest, ManyFoldersComeAndGo) {
       if ((i + round) % 7 == 0) fs::remove_all(folder.path(fmt::format("{}", i)));
     }
     watch.watch(folders);
-    while (watch.wait(kNow).events) continue;
+    while (watch.wait(kAtOnce).events) continue;
     Paths expected;
     for (const std::string& path : folders) {
       if (!fs::exists(path)) continue;
@@ -412,7 +412,7 @@ TEST_F(SourceWatchTest, ManyFoldersComeAndGo) {
     }
     Paths finished;
     while (finished.size() < expected.size()) {
-      const auto outcome = watch.wait(kLong);
+      const auto outcome = watch.wait(kLongWait);
       finished.insert(outcome.finished.begin(), outcome.finished.end());
     }
     ASSERT_EQ(finished, expected) << round;

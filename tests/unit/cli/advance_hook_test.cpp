@@ -39,7 +39,7 @@ using ::testing::Not;
 using Clock = std::chrono::steady_clock;
 
 constexpr seconds kLong{300};  // no test waits for it to pass
-constexpr seconds kPatience{60};
+constexpr seconds kHookLimit{60};
 
 class AdvanceHookTest : public ::testing::Test {
  protected:
@@ -72,7 +72,7 @@ class AdvanceHookTest : public ::testing::Test {
   }
   /// Of the command whose process that is, once it is known.
   LeftHook handle_of(pid_t process) {
-    for (const auto until = Clock::now() + kPatience; Clock::now() < until;) {
+    for (const auto until = Clock::now() + kHookLimit; Clock::now() < until;) {
       const std::lock_guard lock(mutex_);
       if (left_.process == process) return {process, Descriptor(::dup(left_.handle.get()))};
     }
@@ -86,7 +86,7 @@ class AdvanceHookTest : public ::testing::Test {
   /// The report once `condition` holds; whatever it is when it never does.
   template <class Condition>
   AdvanceHook::Report when(Condition condition) const {
-    const auto until = Clock::now() + kPatience;
+    const auto until = Clock::now() + kHookLimit;
     auto report = hook_->report();
     for (; !condition(report) && Clock::now() < until; report = hook_->report()) {
       std::this_thread::sleep_for(milliseconds(1));
@@ -107,7 +107,7 @@ class AdvanceHookTest : public ::testing::Test {
   AdvanceHook::Report run_past_limit(const std::string& command, const std::string& proof,
                                      milliseconds grace = seconds(5)) {
     AdvanceHook::Report report;
-    for (milliseconds limit{100}; limit < kPatience; limit *= 3) {
+    for (milliseconds limit{100}; limit < kHookLimit; limit *= 3) {
       start(command, limit, grace);
       advance("step_1");
       report = after_runs(1);
@@ -121,7 +121,7 @@ class AdvanceHookTest : public ::testing::Test {
   }
   /// Waits until a file is there, and whole: commands make it under another name and rename it.
   std::string come(const std::string& name) const {
-    const auto until = Clock::now() + kPatience;
+    const auto until = Clock::now() + kHookLimit;
     while (!std::filesystem::exists(folder_.path(name)) && Clock::now() < until) {
       std::this_thread::sleep_for(milliseconds(1));
     }
@@ -167,7 +167,7 @@ bool is_gone(pid_t process) {
 }
 
 bool goes(pid_t process) {
-  const auto until = Clock::now() + kPatience;
+  const auto until = Clock::now() + kHookLimit;
   while (!is_gone(process) && Clock::now() < until) std::this_thread::sleep_for(milliseconds(1));
   return is_gone(process);
 }
@@ -391,7 +391,7 @@ TEST_F(AdvanceHookTest, TheLimitTakesTheWholeGroup) {
 TEST_F(AdvanceHookTest, ChildrenThatTidyUpGetTheGraceAlthoughTheShellIsGone) {
   const auto report = run_past_limit(
       "(trap 'sleep 0.2; echo tidy; exit' TERM; " + tell("echo", "ready") + "; while :; do sleep 0.01; done) & wait",
-      "ready", kPatience);
+      "ready", kHookLimit);
   EXPECT_EQ(report.last->exit_status, 128 + SIGTERM);
   EXPECT_LT(report.last->seconds, 55) << "and no longer than they need";
   EXPECT_THAT(output(), Contains("tidy"));

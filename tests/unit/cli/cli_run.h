@@ -3,16 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "cli/json.h"
 #include "cli/run.h"
 #include "support/made_run.h"
 
 namespace weightfs::cli::test {
 
-using Json = nlohmann::ordered_json;
+using namespace weightfs::test;  // for whoever says test:: in weightfs::cli
 using weightfs::test::MadeRun;
 using weightfs::test::MadeTensor;
 using weightfs::test::TrlKind;
@@ -54,6 +54,12 @@ inline void flip_bit(const std::string& path, size_t from_end) {
   std::string bytes = weightfs::test::read_whole(path);
   bytes.at(bytes.size() - from_end) = static_cast<char>(bytes.at(bytes.size() - from_end) ^ 1);
   weightfs::test::write_file(path, bytes);
+}
+
+inline std::vector<std::string> keys(const Json& object) {
+  std::vector<std::string> result;
+  for (const auto& item : object.items()) result.push_back(item.key());
+  return result;
 }
 
 inline const Json& named(const Json& array, const std::string& name) {

@@ -30,7 +30,7 @@ using std::chrono::seconds;
 using TimePoint = std::chrono::steady_clock::time_point;
 
 constexpr uint64_t kKeep = 8;
-constexpr seconds kPatience{60};  // no test waits for it to pass
+constexpr seconds kWeekLimit{60};  // no test waits for it to pass
 constexpr minutes kLongestLoad{40};
 constexpr size_t kLoaders = 12;  // at once, at most
 constexpr uint64_t kFullEvery = 50;
@@ -218,7 +218,7 @@ class WeekOfFollowing : public ::testing::Test {
   template <class Condition>
   bool when(Condition condition) {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, kPatience, [&] { return condition(serving_->catalog); });
+    return changed_.wait_for(lock, kWeekLimit, [&] { return condition(serving_->catalog); });
   }
   void is_latest() {
     expect_[trainer_.name()] = trainer_.bytes();

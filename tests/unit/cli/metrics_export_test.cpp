@@ -24,7 +24,7 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-constexpr auto kPatience = 20s;
+constexpr auto kScrapeLimit = 20s;
 
 std::string read(const fs::path& path) {
   std::ostringstream text;
@@ -33,7 +33,7 @@ std::string read(const fs::path& path) {
 }
 
 bool comes_true(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
+  const auto end = std::chrono::steady_clock::now() + kScrapeLimit;
   while (!condition()) {
     if (std::chrono::steady_clock::now() > end) return false;
     std::this_thread::sleep_for(2ms);
@@ -115,7 +115,7 @@ TEST_F(MetricsFile, IsWrittenAtOnceByTheClockAndWhenPokedAndThenGone) {
     EXPECT_TRUE(comes_true([&] { return read(path_) == "2"; }));
     const auto start = std::chrono::steady_clock::now();
     (*slow)->stop();
-    EXPECT_LT(std::chrono::steady_clock::now() - start, kPatience);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, kScrapeLimit);
     EXPECT_EQ(files(), 0u);
     (*slow)->poke();
     (*slow)->stop();

@@ -14,12 +14,6 @@ namespace {
 
 using testing::ElementsAre;
 
-std::vector<std::string> keys(const Json& object) {
-  std::vector<std::string> result;
-  for (const auto& item : object.items()) result.push_back(item.key());
-  return result;
-}
-
 /// A run of three weight_v versions, of which the last is refused.
 class Report : public testing::Test {
  protected:

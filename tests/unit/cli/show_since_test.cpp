@@ -21,12 +21,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
-std::vector<std::string> keys(const Json& object) {
-  std::vector<std::string> result;
-  for (const auto& item : object.items()) result.push_back(item.key());
-  return result;
-}
-
 std::vector<std::string> names(const Json& report) {
   std::vector<std::string> result;
   for (const auto& tensor : report["tensors"]) result.push_back(tensor["name"]);

@@ -15,6 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using namespace weightfs::test;  // NOLINT(google-build-using-namespace)
 using testing::HasSubstr;
+using weightfs::test::Checkpoint;  // not the one of weightfs::cli
 
 class StoreCommands : public testing::Test {
  protected:

@@ -9,6 +9,7 @@
 #include "codec/block_codec.h"
 #include "unit/codec/block_made.h"
 #include "unit/codec/block_reference.h"
+#include "unit/codec/blocks.h"
 
 namespace weightfs::codec {
 namespace {
@@ -17,12 +18,6 @@ using reference::Change;
 using reference::Octets;
 using reference::Pair;
 using reference::Values;
-
-Bytes bytes_of(const Octets& octets) { return {reinterpret_cast<const std::byte*>(octets.data()), octets.size()}; }
-Octets octets_of(Bytes bytes) {
-  const auto* const first = reinterpret_cast<const uint8_t*>(bytes.data());
-  return {first, first + bytes.size()};
-}
 
 /// A block to damage.
 struct Sample {

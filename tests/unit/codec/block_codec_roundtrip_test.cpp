@@ -9,6 +9,7 @@
 #include "codec/block_codec.h"
 #include "unit/codec/block_made.h"
 #include "unit/codec/block_reference.h"
+#include "unit/codec/blocks.h"
 
 namespace weightfs::codec {
 namespace {
@@ -18,20 +19,6 @@ using reference::Octets;
 using reference::Pair;
 using reference::Recipe;
 using reference::Values;
-
-Bytes bytes_of(const Octets& octets) { return {reinterpret_cast<const std::byte*>(octets.data()), octets.size()}; }
-Octets octets_of(Bytes bytes) {
-  const auto* const first = reinterpret_cast<const uint8_t*>(bytes.data());
-  return {first, first + bytes.size()};
-}
-
-std::vector<Level> levels() {
-  std::vector<Level> all;
-  for (const Level level : {Level::kScalar, Level::kAvx2, Level::kAvx512}) {
-    if (kernels_for(level) != nullptr) all.push_back(level);
-  }
-  return all;
-}
 
 BlockParams fit(unsigned w, const Pair& pair) {
   BlockFitter fitter(w);

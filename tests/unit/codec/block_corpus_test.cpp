@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "codec/block_codec.h"
+#include "unit/codec/blocks.h"
 
 namespace weightfs::codec {
 namespace {
@@ -68,14 +69,6 @@ std::vector<char> read_corpus() {
   const char* other = std::getenv("WEIGHTFS_BLOCK_CORPUS");
   std::ifstream file(other != nullptr ? other : WEIGHTFS_TESTS_DIR "/corpus/blocks/blocks.bin", std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::vector<Level> levels() {
-  std::vector<Level> found;
-  for (const Level level : {Level::kScalar, Level::kAvx2, Level::kAvx512}) {
-    if (kernels_for(level) != nullptr) found.push_back(level);
-  }
-  return found;
 }
 
 class BlockCorpus : public ::testing::Test {

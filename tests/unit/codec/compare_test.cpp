@@ -115,7 +115,7 @@ TEST(Compare, InfinitiesAndNansAreCountedApart) {
   EXPECT_EQ(changes.max_difference, 0.0);
 }
 
-struct Pair {
+struct FloatPair {
   FloatFormat format;
   unsigned before;
   unsigned after;
@@ -123,7 +123,7 @@ struct Pair {
 };
 
 TEST(Compare, DifferencesOfSmallFloatsByTheirDefinitions) {
-  const Pair pairs[] = {
+  const FloatPair pairs[] = {
       {FloatFormat::kE4M3, 0x38, 0x40, 1.0},                    // 1 and 2
       {FloatFormat::kE4M3, 0x00, 0x01, std::ldexp(1.0, -9)},    // the smallest subnormal
       {FloatFormat::kE4M3, 0x7e, 0xfe, 896.0},                  // 448 and -448

@@ -13,6 +13,7 @@
 
 #include "delta/index_builder.h"
 #include "support/native_bytes.h"
+#include "unit/support/error_codes.h"
 
 namespace weightfs {
 namespace {
@@ -26,8 +27,7 @@ using test::MadeIndexRun;
 using test::MadeRecord;
 using test::varint;
 
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
-constexpr auto kBad = ErrorCode::kNativeIndex;
+constexpr auto kBadIndex = ErrorCode::kNativeIndex;
 constexpr uint64_t kBlock = 64u << 10;
 const std::string kParams(1, '\0');      // nothing fitted
 const std::string kOneClass(1, '\x01');  // one class of sparse blocks
@@ -133,17 +133,17 @@ TEST(IndexGroup, ParametersAreThoseOfTheRecordBeforeWhenTheyAreLeftOut) {
   EXPECT_EQ(bytes(0), kOneClass);
   EXPECT_EQ(bytes(1), kOneClass);
   EXPECT_EQ(bytes(2), kParams);
-  EXPECT_EQ(with([](MadeRecord& r) { r.params.clear(); }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.params = "\x07"; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.params = std::string(2, '\0'); }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.params = std::string(65, '\0'); }), kBad);
+  EXPECT_EQ(with([](MadeRecord& r) { r.params.clear(); }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.params = "\x07"; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.params = std::string(2, '\0'); }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.params = std::string(65, '\0'); }), kBadIndex);
 }
 
 TEST(IndexGroup, TheDirectoryNamesTheFirstRecord) {
   EXPECT_EQ(with([](MadeRecord&) {}), kFine);
-  EXPECT_EQ(with([](MadeRecord& r) { r.object_step = 1; }), kBad);
-  EXPECT_EQ(code_of({{0, 1, good_record().bytes()}}), kBad);
-  EXPECT_EQ(code_of({{2, 0, good_record().bytes()}}), kBad);  // one block, two are listed
+  EXPECT_EQ(with([](MadeRecord& r) { r.object_step = 1; }), kBadIndex);
+  EXPECT_EQ(code_of({{0, 1, good_record().bytes()}}), kBadIndex);
+  EXPECT_EQ(code_of({{2, 0, good_record().bytes()}}), kBadIndex);  // one block, two are listed
 }
 
 TEST(IndexGroup, ObjectsAndBlocksExist) {
@@ -152,17 +152,17 @@ TEST(IndexGroup, ObjectsAndBlocksExist) {
     return code_of({{0, 0, good_record().bytes() + record.bytes()}});
   };
   EXPECT_EQ(after(2, 0), kFine);
-  EXPECT_EQ(after(2, 1), kBad);
-  EXPECT_EQ(after(1, 0), kBad);  // an empty object
+  EXPECT_EQ(after(2, 1), kBadIndex);
+  EXPECT_EQ(after(1, 0), kBadIndex);  // an empty object
   EXPECT_EQ(after(3, 0), kFine);
   EXPECT_EQ(after(4, 4999), kFine);
-  EXPECT_EQ(after(4, 5000), kBad);
-  EXPECT_EQ(after(5, 0), kBad);
-  EXPECT_EQ(after(UINT64_MAX, 0), kBad);
-  EXPECT_EQ(after(4, UINT64_MAX), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = 3; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = UINT64_MAX; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries.push_back({0, 2, 0}); }), kBad);
+  EXPECT_EQ(after(4, 5000), kBadIndex);
+  EXPECT_EQ(after(5, 0), kBadIndex);
+  EXPECT_EQ(after(UINT64_MAX, 0), kBadIndex);
+  EXPECT_EQ(after(4, UINT64_MAX), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = 3; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = UINT64_MAX; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries.push_back({0, 2, 0}); }), kBadIndex);
 }
 
 TEST(IndexGroup, ObjectsAndBlocksAscend) {
@@ -173,16 +173,16 @@ TEST(IndexGroup, ObjectsAndBlocksAscend) {
   };
   EXPECT_EQ(after(0, 2), kFine);
   EXPECT_EQ(after(0, 4), kFine);
-  EXPECT_EQ(after(0, 1), kBad);
-  EXPECT_EQ(after(0, 0), kBad);
+  EXPECT_EQ(after(0, 1), kBadIndex);
+  EXPECT_EQ(after(0, 0), kBadIndex);
   EXPECT_EQ(after(2, 0), kFine);
 }
 
 TEST(IndexGroup, RunsHaveOneForm) {
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs.clear(); }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries.clear(); }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].skip = 1; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = 0; }), kBad);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs.clear(); }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries.clear(); }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].skip = 1; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].skip = 0; }), kBadIndex);
 }
 
 TEST(IndexGroup, ARecordHasAtMost1024Blocks) {
@@ -192,28 +192,28 @@ TEST(IndexGroup, ARecordHasAtMost1024Blocks) {
     return code_of({{4, 0, record.bytes()}});
   };
   EXPECT_EQ(record_of(1024), kFine);
-  EXPECT_EQ(record_of(1025), kBad);
+  EXPECT_EQ(record_of(1025), kBadIndex);
   // More than there are bytes for.
   const std::string huge = varint(0) + varint(0) + varint(0) + varint(0) + varint(1) + kParams + varint(1) + varint(0) +
                            varint(1000) + varint(2) + std::string(8, 'd');
-  EXPECT_EQ(code_of({{4, 0, huge}}), kBad);
+  EXPECT_EQ(code_of({{4, 0, huge}}), kBadIndex);
   const std::string runs = varint(0) + varint(0) + varint(0) + varint(0) + varint(1) + kParams + varint(UINT64_MAX);
-  EXPECT_EQ(code_of({{4, 0, runs}}), kBad);
+  EXPECT_EQ(code_of({{4, 0, runs}}), kBadIndex);
 }
 
 TEST(IndexGroup, PayloadsLieInTheBlocksAndFitTheirBlocks) {
   EXPECT_EQ(with([](MadeRecord& r) { r.payload_gap = kPayload - 120; }), kFine);
-  EXPECT_EQ(with([](MadeRecord& r) { r.payload_gap = kPayload - 119; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.payload_gap = UINT64_MAX; }), kBad);
+  EXPECT_EQ(with([](MadeRecord& r) { r.payload_gap = kPayload - 119; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.payload_gap = UINT64_MAX; }), kBadIndex);
   EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries[0].length = 50 + 780; }), kFine);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries[0].length = 50 + 781; }), kBad);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries[0].length = UINT64_MAX / 4; }), kBad);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries[0].length = 50 + 781; }), kBadIndex);
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[0].entries[0].length = UINT64_MAX / 4; }), kBadIndex);
   EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0].coding = 1; }), kFine);
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0].length = 9; }), kBad);             // raw, 10 bytes
-  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0] = MadeEntry{11, 2, 1}; }), kBad);  // more than the block
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0].length = 9; }), kBadIndex);             // raw, 10 bytes
+  EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0] = MadeEntry{11, 2, 1}; }), kBadIndex);  // more than the block
   EXPECT_EQ(with([](MadeRecord& r) { r.runs[1].entries[0] = MadeEntry{0, 2, 1}; }), kFine);
   MadeRecord second{2, 0, UINT64_MAX - 100, 0, "", {{0, {{1, 2, 1}}}}};  // wraps to an earlier place
-  EXPECT_EQ(code_of({{0, 0, good_record().bytes() + second.bytes()}}), kBad);
+  EXPECT_EQ(code_of({{0, 0, good_record().bytes() + second.bytes()}}), kBadIndex);
 }
 
 TEST(IndexGroup, NoMoreElementsChangeThanThereAre) {
@@ -222,15 +222,16 @@ TEST(IndexGroup, NoMoreElementsChangeThanThereAre) {
     return code_of({{3, 0, record.bytes()}});
   };
   EXPECT_EQ(changed(3), kFine);
-  EXPECT_EQ(changed(4), kBad);
-  EXPECT_EQ(changed(UINT64_MAX), kBad);
+  EXPECT_EQ(changed(4), kBadIndex);
+  EXPECT_EQ(changed(UINT64_MAX), kBadIndex);
 }
 
 TEST(IndexGroup, EveryTruncationAndEveryTrailingByteIsRefused) {
   const std::string whole = good_record().bytes();
-  for (size_t length = 1; length < whole.size(); ++length) EXPECT_EQ(code_of({{0, 0, whole.substr(0, length)}}), kBad);
+  for (size_t length = 1; length < whole.size(); ++length)
+    EXPECT_EQ(code_of({{0, 0, whole.substr(0, length)}}), kBadIndex);
   for (int byte = 0; byte < 256; ++byte) {
-    EXPECT_EQ(code_of({{0, 0, whole + static_cast<char>(byte)}}), kBad) << byte;
+    EXPECT_EQ(code_of({{0, 0, whole + static_cast<char>(byte)}}), kBadIndex) << byte;
   }
 }
 
@@ -238,9 +239,9 @@ TEST(IndexGroup, NumbersHaveTheirShortestForm) {
   const std::string tail =
       varint(0) + varint(0) + varint(1) + kParams + varint(1) + varint(0) + varint(1) + varint(2) + std::string(8, 'd');
   EXPECT_EQ(code_of({{0, 0, varint(0) + varint(0) + tail}}), kFine);
-  EXPECT_EQ(code_of({{0, 0, std::string("\x80\0", 2) + varint(0) + tail}}), kBad);
-  EXPECT_EQ(code_of({{0, 0, varint(0) + std::string("\x80\0", 2) + tail}}), kBad);
-  EXPECT_EQ(code_of({{0, 0, varint(0) + std::string(10, '\xff') + tail}}), kBad);
+  EXPECT_EQ(code_of({{0, 0, std::string("\x80\0", 2) + varint(0) + tail}}), kBadIndex);
+  EXPECT_EQ(code_of({{0, 0, varint(0) + std::string("\x80\0", 2) + tail}}), kBadIndex);
+  EXPECT_EQ(code_of({{0, 0, varint(0) + std::string(10, '\xff') + tail}}), kBadIndex);
 }
 
 TEST(IndexGroup, RecordsEndBeforeTheNextGroupBegins) {
@@ -248,10 +249,10 @@ TEST(IndexGroup, RecordsEndBeforeTheNextGroupBegins) {
   const MadeRecord two{0, 2, 2, 0, kParams, {{0, {{1, 2, 1}}}}};
   const MadeGroup first{0, 0, one.bytes()};
   EXPECT_EQ(code_of({first, {0, 2, two.bytes()}}), kFine);
-  EXPECT_EQ(code_of({first, {0, 1, two.bytes()}}), kBad);
+  EXPECT_EQ(code_of({first, {0, 1, two.bytes()}}), kBadIndex);
   EXPECT_EQ(code_of({first, {2, 0, two.bytes()}}), kFine);
   const MadeRecord far{3, 0, 0, 0, "", {{0, {{1, 2, 1}}}}};
-  EXPECT_EQ(code_of({{0, 0, one.bytes() + far.bytes()}, {2, 0, two.bytes()}}), kBad);
+  EXPECT_EQ(code_of({{0, 0, one.bytes() + far.bytes()}, {2, 0, two.bytes()}}), kBadIndex);
 }
 
 TEST(IndexGroup, AnObjectOfUnknownShapeIsLeftOut) {
@@ -319,34 +320,34 @@ TEST(IndexHead, FindsTheGroupsThatMayHoldAnObject) {
 TEST(IndexHead, RefusesWhatDoesNotAddUp) {
   const std::string head = index_head(5, 2, 9, kThree);
   EXPECT_EQ(head_code(head, head.size() + 7), kFine);
-  EXPECT_EQ(head_code(head, head.size() + 6), kBad);
-  EXPECT_EQ(head_code(head, head.size() + 8), kBad);
-  EXPECT_EQ(head_code(head, UINT64_MAX), kBad);
+  EXPECT_EQ(head_code(head, head.size() + 6), kBadIndex);
+  EXPECT_EQ(head_code(head, head.size() + 8), kBadIndex);
+  EXPECT_EQ(head_code(head, UINT64_MAX), kBadIndex);
   for (size_t length = 0; length < head.size(); ++length)
-    EXPECT_EQ(head_code(head.substr(0, length), length + 7), kBad);
-  EXPECT_EQ(head_code(head + std::string(24, '\0'), head.size() + 31), kBad);
+    EXPECT_EQ(head_code(head.substr(0, length), length + 7), kBadIndex);
+  EXPECT_EQ(head_code(head + std::string(24, '\0'), head.size() + 31), kBadIndex);
   const uint64_t bytes = head.size() + 7;
-  EXPECT_EQ(head_code(head_with(0, 0x31584656), bytes), kBad);  // magic
-  EXPECT_EQ(head_code(head_with(4, 2), bytes), kBad);           // groups
-  EXPECT_EQ(head_code(head_with(4, UINT32_MAX), bytes), kBad);
-  EXPECT_EQ(head_code(head_with(8, 3), bytes), kBad);  // objects: the last group has object 3
+  EXPECT_EQ(head_code(head_with(0, 0x31584656), bytes), kBadIndex);  // magic
+  EXPECT_EQ(head_code(head_with(4, 2), bytes), kBadIndex);           // groups
+  EXPECT_EQ(head_code(head_with(4, UINT32_MAX), bytes), kBadIndex);
+  EXPECT_EQ(head_code(head_with(8, 3), bytes), kBadIndex);  // objects: the last group has object 3
   EXPECT_EQ(head_code(head_with(8, 4), bytes), kFine);
-  EXPECT_EQ(head_code(head_with(12, 6), bytes), kBad);  // touched
-  EXPECT_EQ(head_code(head_with(12, 0), bytes), kBad);
-  EXPECT_EQ(head_code(head_with(24 + 24 + 4, 0), bytes), kBad);  // block of group 1: not ascending
-  EXPECT_EQ(head_code(head_with(24 + 48, 0), bytes), kBad);      // object of group 2
+  EXPECT_EQ(head_code(head_with(12, 6), bytes), kBadIndex);  // touched
+  EXPECT_EQ(head_code(head_with(12, 0), bytes), kBadIndex);
+  EXPECT_EQ(head_code(head_with(24 + 24 + 4, 0), bytes), kBadIndex);  // block of group 1: not ascending
+  EXPECT_EQ(head_code(head_with(24 + 48, 0), bytes), kBadIndex);      // object of group 2
   for (const uint32_t offset : {uint32_t{0}, uint32_t{95}, uint32_t{97}, UINT32_MAX}) {
-    EXPECT_EQ(head_code(head_with(24 + 8, offset), bytes), kBad) << offset;  // overlaps, holes, loops
+    EXPECT_EQ(head_code(head_with(24 + 8, offset), bytes), kBadIndex) << offset;  // overlaps, holes, loops
   }
   for (const uint32_t length : {uint32_t{0}, uint32_t{3}, uint32_t{5}, uint32_t{7}, UINT32_MAX}) {
-    EXPECT_EQ(head_code(head_with(24 + 12, length), bytes), kBad) << length;
+    EXPECT_EQ(head_code(head_with(24 + 12, length), bytes), kBadIndex) << length;
   }
   const std::vector<MadeGroup> long_group = {{0, 0, std::string(kMaxIndexGroupBytes + 1, 'x')}};
   const std::string long_head = index_head(5, 1, 0, long_group);
-  EXPECT_EQ(head_code(long_head, long_head.size() + kMaxIndexGroupBytes + 1), kBad);
+  EXPECT_EQ(head_code(long_head, long_head.size() + kMaxIndexGroupBytes + 1), kBadIndex);
   const std::string empty = index_head(5, 0, 0, {});
   EXPECT_EQ(head_code(empty, 24), kFine);
-  EXPECT_EQ(head_code(index_head(5, 1, 0, {}), 24), kBad);
+  EXPECT_EQ(head_code(index_head(5, 1, 0, {}), 24), kBadIndex);
 }
 
 // --- the builder --------------------------------------------------------------------------------
@@ -480,7 +481,7 @@ TEST(IndexGroup, RandomBytesNeverGiveABlockOutOfRange) {
     }
     const auto records = parse({{0, 0, bytes}});
     if (!records) {
-      ASSERT_EQ(records.error().code, kBad);
+      ASSERT_EQ(records.error().code, kBadIndex);
       continue;
     }
     ++accepted;

@@ -9,6 +9,7 @@
 #include "codec/zstd_stream.h"
 #include "support/made_version.h"
 #include "support/native_bytes.h"
+#include "unit/support/error_codes.h"
 
 namespace weightfs {
 namespace {
@@ -18,8 +19,7 @@ using test::MadeTreeFile;
 using test::varint;
 using test::zstd_frame;
 
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
-constexpr auto kBad = ErrorCode::kNativeLayout;
+constexpr auto kBadLayout = ErrorCode::kNativeLayout;
 constexpr uint32_t kNone = NativeLayout::kNoParent;
 const std::string kName = "payload-00001.safetensors";
 
@@ -79,11 +79,11 @@ TEST(NativeLayout, WritesTheBytesOfTheFormat) {
 TEST(NativeLayout, ParentsExistAndHaveTheSameShape) {
   EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 3})), kFine);
   EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 1})), kFine);
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, 1, 3})), kBad);  // elements of 1 byte, not 2
-  EXPECT_EQ(code_of(layout_content(kFiles, {0, 0, 3})), kBad);  // 6 bytes, not 5
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 4})), kBad);  // there is no object 4
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 0})), kBad);
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, -1, -1}), false), kBad);                   // there is no parent at all
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, 1, 3})), kBadLayout);  // elements of 1 byte, not 2
+  EXPECT_EQ(code_of(layout_content(kFiles, {0, 0, 3})), kBadLayout);  // 6 bytes, not 5
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 4})), kBadLayout);  // there is no object 4
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 0})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, -1, -1}), false), kBadLayout);             // there is no parent at all
   EXPECT_EQ(code_of(layout_content({{"a", 5, 0, ""}, {"b", 5, 0, ""}}, {2, 2})), kFine);  // a copy
 }
 
@@ -92,53 +92,54 @@ TEST(NativeLayout, ParentNumbersAtTheirExtremesAreRefused) {
   const std::string before = files.substr(0, files.size() - 1) + varint(1);
   EXPECT_EQ(code_of(before + varint(5)), kFine);  // 1 + zigzag(2)
   for (const uint64_t coded : {uint64_t{2}, uint64_t{1} << 33, uint64_t{1} << 63, UINT64_MAX - 1, UINT64_MAX}) {
-    EXPECT_EQ(code_of(before + varint(coded)), kBad) << coded;
+    EXPECT_EQ(code_of(before + varint(coded)), kBadLayout) << coded;
   }
 }
 
 TEST(NativeLayout, CountsAreTrue) {
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0})), kBad);
-  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 3, 3})), kBad);
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content(kFiles, {2, 0, 3, 3})), kBadLayout);
   EXPECT_EQ(code_of(layout_content({}, {})), kFine);
-  EXPECT_EQ(code_of(layout_content({}, {0})), kBad);
-  EXPECT_EQ(code_of("WFL1" + varint(UINT64_MAX)), kBad);
-  EXPECT_EQ(code_of("WFL1" + varint(0) + varint(UINT64_MAX)), kBad);
-  EXPECT_EQ(code_of("WFL1" + varint(1) + varint(UINT64_MAX) + "a"), kBad);
-  EXPECT_EQ(code_of("WFL1" + varint(1) + varint(5000) + std::string(5000, 'a')), kBad);
+  EXPECT_EQ(code_of(layout_content({}, {0})), kBadLayout);
+  EXPECT_EQ(code_of("WFL1" + varint(UINT64_MAX)), kBadLayout);
+  EXPECT_EQ(code_of("WFL1" + varint(0) + varint(UINT64_MAX)), kBadLayout);
+  EXPECT_EQ(code_of("WFL1" + varint(1) + varint(UINT64_MAX) + "a"), kBadLayout);
+  EXPECT_EQ(code_of("WFL1" + varint(1) + varint(5000) + std::string(5000, 'a')), kBadLayout);
   std::string many = "WFL1" + varint(1'000'001);
   for (int i = 0; i <= 1'000'000; ++i) many += varint(7) + std::to_string(1'000'000 + i) + varint(0) + '\2';
-  EXPECT_EQ(code_of(many + varint(0)), kBad);
+  EXPECT_EQ(code_of(many + varint(0)), kBadLayout);
   const std::string file = "WFL1" + varint(1) + varint(13) + "x.safetensors";
   for (const uint64_t header : {uint64_t{12}, uint64_t{101}, uint64_t{100'000'009}, UINT64_MAX}) {
-    EXPECT_EQ(code_of(file + varint(100) + '\1' + varint(header) + std::string(20, 'h')), kBad) << header;
+    EXPECT_EQ(code_of(file + varint(100) + '\1' + varint(header) + std::string(20, 'h')), kBadLayout) << header;
   }
-  EXPECT_EQ(code_of(file + varint(UINT64_MAX) + '\1' + varint(100'000'008) + "h"), kBad);
+  EXPECT_EQ(code_of(file + varint(UINT64_MAX) + '\1' + varint(100'000'008) + "h"), kBadLayout);
 }
 
 TEST(NativeLayout, FilesFollowTheRulesOfATree) {
-  EXPECT_EQ(code_of(layout_content({{"b", 5, 0, ""}, {"a", 5, 0, ""}}, {-1, -1})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"../a", 5, 0, ""}}, {-1})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"a", 5, 0, ""}, {"a/b", 5, 0, ""}}, {-1, -1})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"a", 5, 3, ""}}, {-1})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"a", 5, 255, ""}}, {-1})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"a", 5, 2, ""}}, {})), kBad);
-  EXPECT_EQ(code_of(layout_content({{"x.safetensors", 50, 1, header_of(kModel)}}, {-1, -1})), kBad);
-  EXPECT_EQ(code_of("WFL2" + layout_content(kFiles, {2, 0, 3}).substr(4)), kBad);
+  EXPECT_EQ(code_of(layout_content({{"b", 5, 0, ""}, {"a", 5, 0, ""}}, {-1, -1})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"../a", 5, 0, ""}}, {-1})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"a", 5, 0, ""}, {"a/b", 5, 0, ""}}, {-1, -1})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"a", 5, 3, ""}}, {-1})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"a", 5, 255, ""}}, {-1})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"a", 5, 2, ""}}, {})), kBadLayout);
+  EXPECT_EQ(code_of(layout_content({{"x.safetensors", 50, 1, header_of(kModel)}}, {-1, -1})), kBadLayout);
+  EXPECT_EQ(code_of("WFL2" + layout_content(kFiles, {2, 0, 3}).substr(4)), kBadLayout);
 }
 
 TEST(NativeLayout, EveryTruncationAndTrailingByteOfTheContentIsRefused) {
   const std::string whole = layout_content(kFiles, {2, 0, 3});
-  for (size_t length = 0; length < whole.size(); ++length) ASSERT_EQ(code_of(whole.substr(0, length)), kBad) << length;
-  EXPECT_EQ(code_of(whole + '\0'), kBad);
-  EXPECT_EQ(code_of(whole + std::string(100'000, '\0')), kBad);
+  for (size_t length = 0; length < whole.size(); ++length)
+    ASSERT_EQ(code_of(whole.substr(0, length)), kBadLayout) << length;
+  EXPECT_EQ(code_of(whole + '\0'), kBadLayout);
+  EXPECT_EQ(code_of(whole + std::string(100'000, '\0')), kBadLayout);
 }
 
 TEST(NativeLayout, NumbersHaveTheirShortestForm) {
   const std::string content = layout_content({{"a", 5, 0, ""}}, {-1});
   const std::string longer = content.substr(0, content.size() - 1) + std::string("\x80\0", 2);
   EXPECT_EQ(code_of(content), kFine);
-  EXPECT_EQ(code_of(longer), kBad);
-  EXPECT_EQ(code_of("WFL1" + std::string(9, '\xff') + '\2' + content.substr(5)), kBad);
+  EXPECT_EQ(code_of(longer), kBadLayout);
+  EXPECT_EQ(code_of("WFL1" + std::string(9, '\xff') + '\2' + content.substr(5)), kBadLayout);
 }
 
 TEST(NativeLayout, FramesAreCompleteAndOfKnownSize) {
@@ -149,14 +150,14 @@ TEST(NativeLayout, FramesAreCompleteAndOfKnownSize) {
     return layout ? kFine : layout.error().code;
   };
   EXPECT_EQ(code(good), kFine);
-  for (size_t length = 0; length < good.size(); ++length) ASSERT_EQ(code(good.substr(0, length)), kBad) << length;
-  EXPECT_EQ(code(good + "x"), kBad);
-  EXPECT_EQ(code(good + good), kBad);
-  EXPECT_EQ(code("not a frame at all"), kBad);
+  for (size_t length = 0; length < good.size(); ++length) ASSERT_EQ(code(good.substr(0, length)), kBadLayout) << length;
+  EXPECT_EQ(code(good + "x"), kBadLayout);
+  EXPECT_EQ(code(good + good), kBadLayout);
+  EXPECT_EQ(code("not a frame at all"), kBadLayout);
   // A frame header that claims 2 GiB in windows of 1 KiB.
   const std::string bomb =
       std::string("\x28\xb5\x2f\xfd\x80\0", 6) + std::string("\0\0\0\x80", 4) + std::string(3, '\1');
-  EXPECT_EQ(code(bomb), kBad);
+  EXPECT_EQ(code(bomb), kBadLayout);
 }
 
 TEST(NativeLayout, EveryFlippedBitIsRefusedOrGivesTheSameTree) {
@@ -170,7 +171,7 @@ TEST(NativeLayout, EveryFlippedBitIsRefusedOrGivesTheSameTree) {
     if (layout) {
       EXPECT_EQ(layout->parents.size(), layout->tree->objects().size());
     } else {
-      EXPECT_EQ(layout.error().code, kBad);
+      EXPECT_EQ(layout.error().code, kBadLayout);
     }
   }
 }
@@ -221,10 +222,10 @@ TEST(ResultFiles, AreExactlyThoseOfTheTree) {
     return status ? kFine : status.error().code;
   };
   EXPECT_EQ(code(content), kFine);
-  EXPECT_EQ(code({{"a", "1"}}), kBad);
-  EXPECT_EQ(code({{"a", "1"}, {"b", "2"}}), kBad);
-  EXPECT_EQ(code({{"a", "1"}, {"c", "22"}}), kBad);
-  EXPECT_EQ(code({{"a", "1"}, {"b", "22"}, {"c", ""}}), kBad);
+  EXPECT_EQ(code({{"a", "1"}}), kBadLayout);
+  EXPECT_EQ(code({{"a", "1"}, {"b", "2"}}), kBadLayout);
+  EXPECT_EQ(code({{"a", "1"}, {"c", "22"}}), kBadLayout);
+  EXPECT_EQ(code({{"a", "1"}, {"b", "22"}, {"c", ""}}), kBadLayout);
   const auto folders = parse(layout_content({{"a", 1, 0, ""}, {"b", 2, 0, ""}, {"c", 0, 2, ""}}, {-1, -1}), false);
   ASSERT_TRUE(folders);
   EXPECT_TRUE(check_result_files(manifest, *folders->tree));

@@ -9,6 +9,7 @@
 
 #include "support/formats.h"
 #include "support/native_bytes.h"
+#include "unit/support/error_codes.h"
 
 namespace weightfs {
 namespace {
@@ -16,7 +17,6 @@ namespace {
 using Kind = NativeManifest::Kind;
 using test::with_digest;
 
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
 const std::string kA(32, 'a');
 const std::string kB(32, 'b');
 
@@ -56,7 +56,7 @@ std::string body_of(const Members& members) {
   return text;
 }
 
-ErrorCode code_of(std::string_view text) {
+ErrorCode manifest_code(std::string_view text) {
   const auto manifest = NativeManifest::parse(text);
   return manifest ? kFine : manifest.error().code;
 }
@@ -72,14 +72,14 @@ ErrorCode with(Kind kind, const std::string& name, const char* value) {
   } else {
     found->second = value;
   }
-  return code_of(with_digest(body_of(members)));
+  return manifest_code(with_digest(body_of(members)));
 }
 
 ErrorCode with_delta(const std::string& name, const std::string& value) {
   return with(Kind::kDelta, name, value.c_str());
 }
 
-constexpr auto kBad = ErrorCode::kNativeManifest;
+constexpr auto kBadManifest = ErrorCode::kNativeManifest;
 
 TEST(NativeManifest, ReadsEveryMember) {
   const auto manifest = NativeManifest::parse(with_digest(body_of(members_of(Kind::kNet))));
@@ -141,10 +141,10 @@ TEST(NativeManifest, EscapesTextsSoThatTheyComeBack) {
 TEST(NativeManifest, NullsStandForWhatIsNotThere) {
   EXPECT_EQ(with_delta("layout", "null"), kFine);
   EXPECT_EQ(with_delta("changed", "null"), kFine);
-  EXPECT_EQ(with_delta("message", "null"), kBad);
-  EXPECT_EQ(with_delta("index", "null"), kBad);
-  EXPECT_EQ(with_delta("payload", "null"), kBad);
-  EXPECT_EQ(with_delta("files", "null"), kBad);
+  EXPECT_EQ(with_delta("message", "null"), kBadManifest);
+  EXPECT_EQ(with_delta("index", "null"), kBadManifest);
+  EXPECT_EQ(with_delta("payload", "null"), kBadManifest);
+  EXPECT_EQ(with_delta("files", "null"), kBadManifest);
 }
 
 TEST(NativeManifest, UnknownMembersAreIgnoredWhateverTheyHold) {
@@ -166,7 +166,7 @@ TEST(NativeManifest, UnknownFeaturesAndVersionsAreRefusedByName) {
 
 TEST(NativeManifest, EveryMemberIsNeeded) {
   for (const Kind kind : {Kind::kReference, Kind::kFull, Kind::kDelta, Kind::kNet}) {
-    for (const auto& [name, value] : members_of(kind)) EXPECT_EQ(with(kind, name, nullptr), kBad) << name;
+    for (const auto& [name, value] : members_of(kind)) EXPECT_EQ(with(kind, name, nullptr), kBadManifest) << name;
   }
 }
 
@@ -174,12 +174,12 @@ TEST(NativeManifest, NoMemberStandsTwice) {
   for (const auto& member : members_of(Kind::kNet)) {
     Members members = members_of(Kind::kNet);
     members.push_back(member);
-    EXPECT_EQ(code_of(with_digest(body_of(members))), kBad) << member.first;
+    EXPECT_EQ(manifest_code(with_digest(body_of(members))), kBadManifest) << member.first;
   }
-  EXPECT_EQ(with_delta("digest", "\"" + kA + "\""), kBad);
-  EXPECT_EQ(with_delta("later", R"({"a":1,"b":2,"a":3})"), kBad);
-  EXPECT_EQ(with_delta("later", R"([{"x":{"\u0061":1,"a":3}}])"), kBad);
-  EXPECT_EQ(with_delta("parent", R"({"name":"x","name":"x","digest":")" + kA + "\"}"), kBad);
+  EXPECT_EQ(with_delta("digest", "\"" + kA + "\""), kBadManifest);
+  EXPECT_EQ(with_delta("later", R"({"a":1,"b":2,"a":3})"), kBadManifest);
+  EXPECT_EQ(with_delta("later", R"([{"x":{"\u0061":1,"a":3}}])"), kBadManifest);
+  EXPECT_EQ(with_delta("parent", R"({"name":"x","name":"x","digest":")" + kA + "\"}"), kBadManifest);
 }
 
 TEST(NativeManifest, AnObjectHasSoManyMembersAndNotMore) {
@@ -189,7 +189,7 @@ TEST(NativeManifest, AnObjectHasSoManyMembersAndNotMore) {
     return text + "}";
   };
   EXPECT_EQ(with_delta("later", many(1000)), kFine);
-  EXPECT_EQ(with_delta("later", many(1001)), kBad);
+  EXPECT_EQ(with_delta("later", many(1001)), kBadManifest);
 }
 
 TEST(NativeManifest, EveryMemberHasItsType) {
@@ -202,51 +202,51 @@ TEST(NativeManifest, EveryMemberHasItsType) {
       if ((any_text && value == "\"text\"") || (name == "changed" && value == "7")) continue;
       const ErrorCode code = with(Kind::kNet, name, value.c_str());
       const bool feature = (name == "version" && value == "7") || (name == "features" && value.starts_with("[\"x\""));
-      EXPECT_EQ(code, feature ? ErrorCode::kNativeFeature : kBad) << name << " " << value;
+      EXPECT_EQ(code, feature ? ErrorCode::kNativeFeature : kBadManifest) << name << " " << value;
     }
   }
 }
 
 TEST(NativeManifest, AKindHasItsOwnMembersOnly) {
-  EXPECT_EQ(with_delta("kind", "\"patch\""), kBad);
-  EXPECT_EQ(with_delta("path", "\"/models/base\""), kBad);
-  EXPECT_EQ(with_delta("result", R"({"name":"x","digest":")" + kA + "\"}"), kBad);
+  EXPECT_EQ(with_delta("kind", "\"patch\""), kBadManifest);
+  EXPECT_EQ(with_delta("path", "\"/models/base\""), kBadManifest);
+  EXPECT_EQ(with_delta("result", R"({"name":"x","digest":")" + kA + "\"}"), kBadManifest);
   for (const char* name : {"block_bytes", "changed", "layout", "index", "payload"}) {
-    EXPECT_EQ(with(Kind::kReference, name, "null"), kBad) << name;
+    EXPECT_EQ(with(Kind::kReference, name, "null"), kBadManifest) << name;
   }
-  EXPECT_EQ(with(Kind::kFull, "layout", "null"), kBad);
+  EXPECT_EQ(with(Kind::kFull, "layout", "null"), kBadManifest);
   EXPECT_EQ(with(Kind::kNet, "layout", "null"), kFine);
 }
 
 TEST(NativeManifest, LinksAreComplete) {
-  EXPECT_EQ(with_delta("parent", "null"), kBad);
-  EXPECT_EQ(with(Kind::kNet, "parent", "null"), kBad);
-  EXPECT_EQ(with_delta("root", "\"\""), kBad);
-  EXPECT_EQ(with_delta("root", "\"" + std::string(32, 'G') + "\""), kBad);
-  EXPECT_EQ(with(Kind::kReference, "root", ("\"" + kA + "\"").c_str()), kBad);
-  EXPECT_EQ(with(Kind::kReference, "parent", (R"({"name":"x","digest":")" + kA + "\"}").c_str()), kBad);
-  EXPECT_EQ(with_delta("parent", R"({"name":"../x","digest":")" + kA + "\"}"), kBad);
-  EXPECT_EQ(with_delta("parent", R"({"name":"x","digest":"abc"})"), kBad);
-  EXPECT_EQ(with_delta("parent", R"({"name":"x"})"), kBad);
-  EXPECT_EQ(with_delta("parent", R"({"digest":")" + kA + "\"}"), kBad);
+  EXPECT_EQ(with_delta("parent", "null"), kBadManifest);
+  EXPECT_EQ(with(Kind::kNet, "parent", "null"), kBadManifest);
+  EXPECT_EQ(with_delta("root", "\"\""), kBadManifest);
+  EXPECT_EQ(with_delta("root", "\"" + std::string(32, 'G') + "\""), kBadManifest);
+  EXPECT_EQ(with(Kind::kReference, "root", ("\"" + kA + "\"").c_str()), kBadManifest);
+  EXPECT_EQ(with(Kind::kReference, "parent", (R"({"name":"x","digest":")" + kA + "\"}").c_str()), kBadManifest);
+  EXPECT_EQ(with_delta("parent", R"({"name":"../x","digest":")" + kA + "\"}"), kBadManifest);
+  EXPECT_EQ(with_delta("parent", R"({"name":"x","digest":"abc"})"), kBadManifest);
+  EXPECT_EQ(with_delta("parent", R"({"name":"x"})"), kBadManifest);
+  EXPECT_EQ(with_delta("parent", R"({"digest":")" + kA + "\"}"), kBadManifest);
   Members base = members_of(Kind::kFull);
   for (auto& [name, value] : base) {
     if (name == "parent") value = "null";
     if (name == "root") value = "\"\"";
   }
-  EXPECT_EQ(code_of(with_digest(body_of(base))), kFine);  // a base that is kept inside
+  EXPECT_EQ(manifest_code(with_digest(body_of(base))), kFine);  // a base that is kept inside
 }
 
 TEST(NativeManifest, TextsHaveTheirForm) {
   for (const char* name : {"\"\"", "\"a/b\"", "\"..\"", "\".tmp-x\"", "\"a\\u0000\""}) {
-    EXPECT_EQ(with_delta("name", name), kBad) << name;
+    EXPECT_EQ(with_delta("name", name), kBadManifest) << name;
   }
   for (const char* time : {"\"\"", "\"2026-11-25\"", "\"2026-11-25 06:46:28Z\"", "\"2026-11-25T06:46:28+\"",
                            "\"2026-11-25T06:46:2xZ\"", "\"2026-11-25T06:46:28Zx\""}) {
-    EXPECT_EQ(with_delta("created", time), kBad) << time;
+    EXPECT_EQ(with_delta("created", time), kBadManifest) << time;
   }
   for (const char* path : {"\"\"", "\"models/base\"", "\"/a\\u0000b\""}) {
-    EXPECT_EQ(with(Kind::kReference, "path", path), kBad) << path;
+    EXPECT_EQ(with(Kind::kReference, "path", path), kBadManifest) << path;
   }
 }
 
@@ -256,17 +256,17 @@ TEST(NativeManifest, FilesAscendAndStayInTheTree) {
   };
   EXPECT_EQ(with_delta("files", "[]"), kFine);
   EXPECT_EQ(with_delta("files", "[" + file("a") + "," + file("b") + "]"), kFine);
-  EXPECT_EQ(with_delta("files", "[" + file("b") + "," + file("a") + "]"), kBad);
-  EXPECT_EQ(with_delta("files", "[" + file("a") + "," + file("a") + "]"), kBad);
+  EXPECT_EQ(with_delta("files", "[" + file("b") + "," + file("a") + "]"), kBadManifest);
+  EXPECT_EQ(with_delta("files", "[" + file("a") + "," + file("a") + "]"), kBadManifest);
   for (const char* path : {"", "/a", "../a", "a/../b", "a//b", "a/", "a\\u0000"}) {
-    EXPECT_EQ(with_delta("files", "[" + file(path) + "]"), kBad) << path;
+    EXPECT_EQ(with_delta("files", "[" + file(path) + "]"), kBadManifest) << path;
   }
-  EXPECT_EQ(with_delta("files", "[" + file("a", "1", "12") + "]"), kBad);
-  EXPECT_EQ(with_delta("files", "[" + file("a", "18446744073709551615") + "]"), kBad);
-  EXPECT_EQ(with_delta("files", "[" + file("a", "18446744073709551616") + "]"), kBad);
+  EXPECT_EQ(with_delta("files", "[" + file("a", "1", "12") + "]"), kBadManifest);
+  EXPECT_EQ(with_delta("files", "[" + file("a", "18446744073709551615") + "]"), kBadManifest);
+  EXPECT_EQ(with_delta("files", "[" + file("a", "18446744073709551616") + "]"), kBadManifest);
   EXPECT_EQ(with_delta("files", "[" + file("a", "4611686018427387904") + "," + file("b", "4611686018427387904") + "]"),
-            kBad);
-  EXPECT_EQ(with_delta("files", R"([{"path":"a","bytes":1}])"), kBad);
+            kBadManifest);
+  EXPECT_EQ(with_delta("files", R"([{"path":"a","bytes":1}])"), kBadManifest);
 }
 
 std::string payload(const std::string& file, const std::string& bytes, const std::string& at,
@@ -277,21 +277,21 @@ std::string payload(const std::string& file, const std::string& bytes, const std
 TEST(NativeManifest, PayloadFilesArePlainAndHoldTheirBlocks) {
   const std::string first = payload("one", "1148", "100", "900");
   EXPECT_EQ(with_delta("payload", "[" + first + "]"), kFine);
-  EXPECT_EQ(with_delta("payload", "[]"), kBad);
+  EXPECT_EQ(with_delta("payload", "[]"), kBadManifest);
   for (const char* name : {"", "a/b", "../one", ".hidden", "manifest.json", "one"}) {
-    EXPECT_EQ(with_delta("payload", "[" + first + "," + payload(name, "10", "8", "2") + "]"), kBad) << name;
+    EXPECT_EQ(with_delta("payload", "[" + first + "," + payload(name, "10", "8", "2") + "]"), kBadManifest) << name;
   }
   const std::string max = "18446744073709551615";
   for (const auto& other :
        {payload("two", "10", "8", "3"), payload("two", "10", "11", "0"), payload("two", "10", "8", max),
         payload("two", "10", max, "1"), payload("two", max, "0", max), payload("two", max, "8", "1"),
         payload("two", "10", max, max)}) {
-    EXPECT_EQ(with_delta("payload", "[" + first + "," + other + "]"), kBad) << other;
+    EXPECT_EQ(with_delta("payload", "[" + first + "," + other + "]"), kBadManifest) << other;
   }
   const std::string half = "4611686018427387904";
   EXPECT_EQ(with_delta("payload", "[" + first + "," + payload("two", half, "0", half) + "," +
                                       payload("three", half, "0", half) + "]"),
-            kBad);
+            kBadManifest);
 }
 
 std::string range(const std::string& at, const std::string& bytes, const std::string& head = "") {
@@ -306,23 +306,23 @@ TEST(NativeManifest, IndexAndLayoutLieBesideTheBlocks) {
         range("999", "48", "48"), range("1001", "48", "48"), range("1148", "48", "48"),
         range("18446744073709551615", "48", "48"), range("1000", "18446744073709551615", "48"),
         range("1000", "4294967296", "48"), range("1000", "48"), range("60", "48", "48")}) {
-    EXPECT_EQ(with_delta("index", bad), kBad) << bad;
+    EXPECT_EQ(with_delta("index", bad), kBadManifest) << bad;
   }
   EXPECT_EQ(with_delta("layout", range("1048", "99")), kFine);
   for (const auto& bad : {range("1047", "99"), range("1048", "101"), range("0", "101"), range("500", "1"),
                           range("1048", "18446744073709551615"), R"({"at":1048,"bytes":100})" + std::string(),
                           R"({"at":1048,"bytes":100,"digest":"0123"})" + std::string(),
                           R"({"at":1048,"bytes":100,"digest":"0123456789ABCDEF"})" + std::string()}) {
-    EXPECT_EQ(with_delta("layout", bad), kBad) << bad;
+    EXPECT_EQ(with_delta("layout", bad), kBadManifest) << bad;
   }
 }
 
 TEST(NativeManifest, BlocksHaveOneOfThreeSizes) {
   for (const char* size : {"65536", "262144", "1048576"}) EXPECT_EQ(with_delta("block_bytes", size), kFine);
   for (const char* size : {"0", "1", "65535", "131072", "524288", "2097152", "18446744073709551615"}) {
-    EXPECT_EQ(with_delta("block_bytes", size), kBad) << size;
+    EXPECT_EQ(with_delta("block_bytes", size), kBadManifest) << size;
   }
-  EXPECT_EQ(with_delta("changed", "18446744073709551615"), kBad);
+  EXPECT_EQ(with_delta("changed", "18446744073709551615"), kBadManifest);
   EXPECT_EQ(with_delta("changed", "18446744073709551614"), kFine);
 }
 
@@ -330,29 +330,30 @@ TEST(NativeManifest, TheDigestIsLastAndRight) {
   const std::string body = body_of(members_of(Kind::kDelta));
   const std::string digest = test::xxh3_128_hex(body);
   const std::string good = body + R"(,"digest":")" + digest + "\"}\n";
-  EXPECT_EQ(code_of(good), kFine);
-  EXPECT_EQ(code_of(good.substr(0, good.size() - 1)), kBad);
-  EXPECT_EQ(code_of(good + "\n"), kBad);
-  EXPECT_EQ(code_of(" " + good), kBad);
-  EXPECT_EQ(code_of(body + R"(, "digest":")" + digest + "\"}\n"), kBad);
-  EXPECT_EQ(code_of(body + R"(,"digest":")" + kA + "\"}\n"), kBad);
-  EXPECT_EQ(code_of(body + "}\n"), kBad);
-  EXPECT_EQ(code_of(""), kBad);
-  EXPECT_EQ(code_of("\"}\n"), kBad);
+  EXPECT_EQ(manifest_code(good), kFine);
+  EXPECT_EQ(manifest_code(good.substr(0, good.size() - 1)), kBadManifest);
+  EXPECT_EQ(manifest_code(good + "\n"), kBadManifest);
+  EXPECT_EQ(manifest_code(" " + good), kBadManifest);
+  EXPECT_EQ(manifest_code(body + R"(, "digest":")" + digest + "\"}\n"), kBadManifest);
+  EXPECT_EQ(manifest_code(body + R"(,"digest":")" + kA + "\"}\n"), kBadManifest);
+  EXPECT_EQ(manifest_code(body + "}\n"), kBadManifest);
+  EXPECT_EQ(manifest_code(""), kBadManifest);
+  EXPECT_EQ(manifest_code("\"}\n"), kBadManifest);
   // A digest that is right for its bytes, but those are no manifest.
-  EXPECT_EQ(code_of(with_digest("")), kBad);
-  EXPECT_EQ(code_of(with_digest("{\"a\":1")), kBad);
-  EXPECT_EQ(code_of(with_digest("[1")), kBad);
-  EXPECT_EQ(code_of(with_digest(body + ",\"x\":{")), kBad);
+  EXPECT_EQ(manifest_code(with_digest("")), kBadManifest);
+  EXPECT_EQ(manifest_code(with_digest("{\"a\":1")), kBadManifest);
+  EXPECT_EQ(manifest_code(with_digest("[1")), kBadManifest);
+  EXPECT_EQ(manifest_code(with_digest(body + ",\"x\":{")), kBadManifest);
 }
 
 TEST(NativeManifest, EveryTruncationAndFlippedBitIsRefused) {
   const std::string text = with_digest(body_of(members_of(Kind::kNet)));
-  for (size_t length = 0; length < text.size(); ++length) ASSERT_EQ(code_of(text.substr(0, length)), kBad) << length;
+  for (size_t length = 0; length < text.size(); ++length)
+    ASSERT_EQ(manifest_code(text.substr(0, length)), kBadManifest) << length;
   for (size_t bit = 0; bit < 8 * text.size(); ++bit) {
     std::string damaged = text;
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
-    ASSERT_EQ(code_of(damaged), kBad) << bit;
+    ASSERT_EQ(manifest_code(damaged), kBadManifest) << bit;
   }
 }
 

@@ -14,6 +14,7 @@
 #include "support/heads.h"
 #include "support/made_version.h"
 #include "support/native_bytes.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -28,7 +29,7 @@ using test::TempFolder;
 using Content = std::map<std::string, std::string>;
 using Kind = NativeManifest::Kind;
 
-constexpr uint64_t kBlock = 64u << 10;
+constexpr uint64_t kBlockBytes = 64u << 10;
 
 std::string random_text(std::mt19937_64& random, size_t size) {
   std::string text(size, '\0');
@@ -45,7 +46,7 @@ Content made_content(std::mt19937_64& random) {
           {"empty", ""},
           {"model.safetensors",
            test::safetensors_file({tensor("a", "BF16", 100'000), tensor("b", "F32", 1 + random() % 40'000),
-                                   tensor("c", "U8", 3 * kBlock), tensor("none", "F32", 0)})}};
+                                   tensor("c", "U8", 3 * kBlockBytes), tensor("none", "F32", 0)})}};
 }
 
 /// Which blocks of an object are touched.
@@ -54,7 +55,7 @@ using Touched = std::map<size_t, std::vector<uint64_t>>;
 Touched random_touched(const TreeLayout& tree, std::mt19937_64& random, uint64_t of_ten) {
   Touched touched;
   for (size_t i = 0; i < tree.objects().size(); ++i) {
-    for (uint64_t block = 0; block * kBlock < tree.objects()[i].bytes; ++block) {
+    for (uint64_t block = 0; block * kBlockBytes < tree.objects()[i].bytes; ++block) {
       if (random() % 10 < of_ten) touched[i].push_back(block);
     }
   }
@@ -70,7 +71,7 @@ struct Made {
 
 struct WriteOptions {
   Kind kind = Kind::kDelta;
-  NativeWriter::Options writer{kBlock, 4ull << 30};
+  NativeWriter::Options writer{kBlockBytes, 4ull << 30};
   bool layout = false;
   bool one_by_one = false;  // one call a block
 };
@@ -85,7 +86,7 @@ void write_version(const std::string& folder, Made& made, const WriteOptions& op
     const std::string bytes = object_bytes(*made.tree, object, made.content);
     std::vector<NativeWriter::Block> batch;
     for (const uint64_t block : blocks) {
-      batch.push_back(raw_block(block, std::string_view(bytes).substr(block * kBlock, kBlock), 1));
+      batch.push_back(raw_block(block, std::string_view(bytes).substr(block * kBlockBytes, kBlockBytes), 1));
       if (!options.one_by_one) continue;
       ASSERT_TRUE((*writer)->add(object, params, std::move(batch)));
       batch.clear();
@@ -116,11 +117,11 @@ uint64_t expect_blocks(const CodedPatch& patch, const Made& made, size_t object)
   EXPECT_TRUE(table) << table.error().text();
   EXPECT_EQ((*table)->blocks().size(), blocks.size());
   uint64_t payload = 0;
-  for (uint64_t block = 0; block * kBlock < bytes.size(); ++block) {
+  for (uint64_t block = 0; block * kBlockBytes < bytes.size(); ++block) {
     const CodedBlock* const found = (*table)->find(block);
     EXPECT_EQ(found != nullptr, std::find(blocks.begin(), blocks.end(), block) != blocks.end()) << block;
     if (found == nullptr) continue;
-    const std::string expected = bytes.substr(block * kBlock, kBlock);
+    const std::string expected = bytes.substr(block * kBlockBytes, kBlockBytes);
     std::vector<std::byte> out(expected.size());
     const Status decoded = patch.decode(**table, *found, {}, out);
     EXPECT_TRUE(decoded) << decoded.error().text();
@@ -129,7 +130,7 @@ uint64_t expect_blocks(const CodedPatch& patch, const Made& made, size_t object)
     EXPECT_EQ((*table)->params(*found).element_bytes(), made.tree->objects()[object].element_bytes);
     payload += expected.size();
   }
-  EXPECT_EQ((*table)->find(bytes.size() / kBlock + 1), nullptr);
+  EXPECT_EQ((*table)->find(bytes.size() / kBlockBytes + 1), nullptr);
   return payload;
 }
 
@@ -193,7 +194,7 @@ TEST(NativeVersion, AFullVersionCarriesItsTree) {
 TEST(NativeVersion, SpreadsPayloadOverFilesThatAreSafetensors) {
   const TempFolder root;
   Made made = make_version(3, 10);
-  write_version(root.path("v"), made, {.writer = {kBlock, 100'000}, .layout = true});
+  write_version(root.path("v"), made, {.writer = {kBlockBytes, 100'000}, .layout = true});
   ASSERT_GT(made.manifest.payload.size(), 3u);
   for (const auto& entry : made.manifest.payload) {
     MemorySource file(entry.file, test::to_bytes(read_file(root.path("v/" + entry.file))));
@@ -220,7 +221,7 @@ TEST(NativeVersion, ALargePayloadFileLeavesRoomForItsHeader) {
   Made made;
   made.content = {{"big", std::string(9u << 20, 'b')}};
   made.tree = test::tree_of(made.content);
-  for (uint64_t block = 0; block < (9u << 20) / kBlock; ++block) made.touched[0].push_back(block);
+  for (uint64_t block = 0; block < (9u << 20) / kBlockBytes; ++block) made.touched[0].push_back(block);
   write_version(root.path("v"), made);
   MemorySource file("payload", test::to_bytes(read_file(root.path("v/payload-00001.safetensors"))));
   ASSERT_TRUE(SafetensorsHeader::read(file));
@@ -246,8 +247,8 @@ std::map<std::string, std::string> files_of(const std::string& folder) {
 TEST(NativeVersion, TwoRunsOfTheWriterGiveEqualBytes) {
   const TempFolder root;
   Made made = make_version(6, 6);
-  write_version(root.path("a"), made, {.writer = {kBlock, 300'000}, .layout = true});
-  write_version(root.path("b"), made, {.writer = {kBlock, 300'000}, .layout = true, .one_by_one = true});
+  write_version(root.path("a"), made, {.writer = {kBlockBytes, 300'000}, .layout = true});
+  write_version(root.path("b"), made, {.writer = {kBlockBytes, 300'000}, .layout = true, .one_by_one = true});
   EXPECT_EQ(files_of(root.path("a")), files_of(root.path("b")));
   EXPECT_EQ(files_of(root.path("a")).size(), made.manifest.payload.size() + 1);
 }
@@ -301,7 +302,7 @@ TEST(NativeVersion, OpeningReadsTheManifestAndALookupAHeadAndAGroup) {
 
 TEST(NativeVersion, AnObjectOverManyGroupsIsFoundWhole) {
   Made made;
-  made.content = {{"a", "first"}, {"big", std::string(5000 * kBlock, '\0')}, {"c", "last"}};
+  made.content = {{"a", "first"}, {"big", std::string(5000 * kBlockBytes, '\0')}, {"c", "last"}};
   made.tree = test::tree_of(made.content);
   made.touched[0] = {0};
   for (uint64_t block = 0; block < 5000; ++block) {
@@ -310,7 +311,7 @@ TEST(NativeVersion, AnObjectOverManyGroupsIsFoundWhole) {
   made.touched[2] = {0};
   const TempFolder root(test::memory_path());
   fs::create_directories(root.path("v"));
-  auto writer = NativeWriter::create(root.path("v"), {kBlock, 4ull << 30});
+  auto writer = NativeWriter::create(root.path("v"), {kBlockBytes, 4ull << 30});
   ASSERT_TRUE(writer);
   for (const auto& [object, blocks] : made.touched) {
     std::vector<NativeWriter::Block> batch;
@@ -429,7 +430,7 @@ TEST(NativeVersion, APayloadFileThatIsReplacedLaterIsReadAsItWasOpened) {
 TEST(NativeVersion, APayloadAcrossTwoFilesIsRefused) {
   const TempFolder root;
   Made made = make_version(12, 10);
-  write_version(root.path("v"), made, {.writer = {kBlock, 100'000}});
+  write_version(root.path("v"), made, {.writer = {kBlockBytes, 100'000}});
   // The same bytes, but the manifest says that file 1 ends in the middle of a block.
   NativeManifest manifest = made.manifest;
   ASSERT_GT(manifest.payload.size(), 1u);
@@ -471,7 +472,7 @@ std::optional<std::string> answers(const std::string& folder, const TreeLayout& 
     const auto table = (*patch)->load_table(test::heads());
     if (!table) return std::nullopt;
     for (const CodedBlock& block : (*table)->blocks()) {
-      std::vector<std::byte> out(std::min(kBlock, tree.objects()[object].bytes - block.index * kBlock));
+      std::vector<std::byte> out(std::min(kBlockBytes, tree.objects()[object].bytes - block.index * kBlockBytes));
       if (!(*patch)->decode(**table, block, {}, out) || xxh3_64(out) != block.digest) return std::nullopt;
       text += std::to_string(object) + ":" + std::to_string(block.index) + std::string(as_text(out));
     }
@@ -566,7 +567,7 @@ TEST_F(NativeDamage, AnIndexThatContradictsTheManifestIsRefused) {
 
 class WriterRules : public ::testing::Test {
  protected:
-  WriterRules() { writer_ = NativeWriter::create(root_.path(), {kBlock, 4ull << 30}).value(); }
+  WriterRules() { writer_ = NativeWriter::create(root_.path(), {kBlockBytes, 4ull << 30}).value(); }
 
   ErrorCode add(size_t object, uint64_t block, size_t bytes = 5) {
     std::vector<NativeWriter::Block> blocks{raw_block(block, std::string(bytes, 'x'), 1)};
@@ -577,7 +578,6 @@ class WriterRules : public ::testing::Test {
     const auto done = writer_->finish(std::move(manifest), objects, nullptr, true);
     return done ? kFine : done.error().code;
   }
-  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
 
   TempFolder root_;
   std::unique_ptr<NativeWriter> writer_;
@@ -595,7 +595,7 @@ TEST_F(WriterRules, BlocksAscend) {
 TEST_F(WriterRules, NumbersStayInRange) {
   EXPECT_EQ(add(UINT32_MAX, 0), ErrorCode::kInternal);
   EXPECT_EQ(add(0, uint64_t{1} << 32), ErrorCode::kInternal);
-  EXPECT_EQ(add(0, 0, kBlock + 1), ErrorCode::kInternal);
+  EXPECT_EQ(add(0, 0, kBlockBytes + 1), ErrorCode::kInternal);
   EXPECT_EQ(add(3, 0), kFine);
   EXPECT_EQ(finish(draft_manifest(Kind::kDelta, {}), 3), ErrorCode::kInternal);
 }
@@ -619,9 +619,9 @@ TEST_F(WriterRules, AnEmptyDeltaHasAnIndexWithoutGroups) {
 }
 
 TEST_F(WriterRules, TheFolderMustBeEmptyAndTheBlockSizeKnown) {
-  EXPECT_EQ(NativeWriter::create(root_.path(), {kBlock, 1}).error().code, ErrorCode::kIoWrite);
-  EXPECT_EQ(NativeWriter::create(root_.path("missing"), {kBlock, 1}).error().code, ErrorCode::kIoWrite);
-  for (const uint64_t bytes : {uint64_t{0}, kBlock / 2, kBlock * 2, uint64_t{2} << 20}) {
+  EXPECT_EQ(NativeWriter::create(root_.path(), {kBlockBytes, 1}).error().code, ErrorCode::kIoWrite);
+  EXPECT_EQ(NativeWriter::create(root_.path("missing"), {kBlockBytes, 1}).error().code, ErrorCode::kIoWrite);
+  for (const uint64_t bytes : {uint64_t{0}, kBlockBytes / 2, kBlockBytes * 2, uint64_t{2} << 20}) {
     EXPECT_EQ(NativeWriter::create(root_.path(), {bytes, 1}).error().code, ErrorCode::kInternal);
   }
 }

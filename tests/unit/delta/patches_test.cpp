@@ -13,6 +13,7 @@
 #include "support/formats.h"
 #include "support/made_run.h"
 #include "support/patches.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -22,8 +23,6 @@ using test::apply_patch;
 using test::apply_patch_by_segment;
 using test::put;
 using test::TempFolder;
-
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
 
 ErrorCode code_of(const Result<std::string>& result) { return result ? kFine : result.error().code; }
 

@@ -9,6 +9,7 @@
 
 #include "support/formats.h"
 #include "support/patches.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -19,8 +20,6 @@ using test::Pairs;
 using test::put;
 using test::TempFolder;
 using test::TrlKind;
-
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
 
 class Trl : public ::testing::Test {
  protected:

@@ -10,6 +10,7 @@
 
 #include "support/formats.h"
 #include "support/patches.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -20,7 +21,6 @@ using test::Pairs;
 using test::TempFolder;
 namespace fs = std::filesystem;
 
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kShard = "model-00000-of-00001.safetensors";
 

@@ -18,6 +18,7 @@
 #include "engine/verifier.h"
 #include "support/made_run.h"
 #include "support/open_run.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -80,7 +81,6 @@ class Faults : public ::testing::Test {
     test::write_file(delta_file(), bytes);
   }
 
-  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
   TempFolder folder_;
   std::mt19937_64 random_{5};
   MadeRun run_;

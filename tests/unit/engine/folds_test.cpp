@@ -14,7 +14,7 @@
 namespace weightfs::test {
 namespace {
 
-constexpr size_t kVersions = 40;
+constexpr size_t kFoldedVersions = 40;
 
 Folds::Shared fold_between(size_t from, size_t to) {
   auto fold = std::make_shared<Fold>();
@@ -27,7 +27,7 @@ Folds::Shared fold_between(size_t from, size_t to) {
 class FoldsTest : public ::testing::Test {
  protected:
   FoldsTest() : run_(folder_.path(), {{random_tensor(random_, "a", "BF16", {600, 600})}}) {
-    for (size_t i = 0; i < kVersions; ++i) run_.publish_weight_v(run_.random_changes(random_, 0.01, 1.0));
+    for (size_t i = 0; i < kFoldedVersions; ++i) run_.publish_weight_v(run_.random_changes(random_, 0.01, 1.0));
     snapshot_ = open_snapshot(files_, folder_.path());
   }
 
@@ -54,9 +54,9 @@ TEST_F(FoldsTest, TheOneThatLeadsFarthestUpIsFound) {
 
 TEST_F(FoldsTest, OnlyOfVersionsThatTheSnapshotHas) {
   folds_.add(fold_between(0, 10));
-  folds_.add(fold_between(0, kVersions + 1));
-  EXPECT_EQ(folds_.leading_below(*snapshot_, kVersions + 5)->to, 10u);
-  EXPECT_EQ(folds_.leading_to(*snapshot_, kVersions + 1), nullptr);
+  folds_.add(fold_between(0, kFoldedVersions + 1));
+  EXPECT_EQ(folds_.leading_below(*snapshot_, kFoldedVersions + 5)->to, 10u);
+  EXPECT_EQ(folds_.leading_to(*snapshot_, kFoldedVersions + 1), nullptr);
 }
 
 TEST_F(FoldsTest, ARejectedOneIsGoneAndEveryFailureCounts) {
@@ -134,7 +134,7 @@ class MemoryFolds : public FoldsTest {
 /// What changes are the same 1 % of the weights in every version: forty patches are forty times as large as their fold.
 TEST_F(MemoryFolds, WhatIsComposedAgainAndAgainIsFolded) {
   MadeRun run(folder_.path("same"), {{random_tensor(random_, "a", "BF16", {600, 600})}});
-  for (size_t i = 0; i < kVersions; ++i) {
+  for (size_t i = 0; i < kFoldedVersions; ++i) {
     std::string bytes = run.newest("a");
     for (size_t at = 0; at < bytes.size(); at += 200) bytes[at] = static_cast<char>(random_());
     run.publish_weight_v({{"a", bytes}});
@@ -147,7 +147,7 @@ TEST_F(MemoryFolds, WhatIsComposedAgainAndAgainIsFolded) {
   };
   for (int round = 0; round < 3; ++round) {
     const uint64_t before = used();
-    expect(kVersions);
+    expect(kFoldedVersions);
     // The second time it is composed it is folded, too.
     EXPECT_EQ(used() > before, round < 2) << "round " << round;
     for (size_t ordinal = 1; ordinal < 20; ++ordinal) expect(ordinal);  // drives out its blocks
@@ -157,7 +157,7 @@ TEST_F(MemoryFolds, WhatIsComposedAgainAndAgainIsFolded) {
 TEST_F(MemoryFolds, NeighboursUseTheSameOne) {
   open(1400 << 10);
   for (int round = 0; round < 4; ++round) {
-    for (size_t ordinal = 33; ordinal <= kVersions; ++ordinal) expect_right(ordinal);
+    for (size_t ordinal = 33; ordinal <= kFoldedVersions; ++ordinal) expect_right(ordinal);
   }
 }
 
@@ -171,7 +171,7 @@ TEST_F(MemoryFolds, InTheLeastMemoryBytesAreRightAllTheSame) {
 TEST_F(NativeReads, UnitsOfDeepVersionsAreFoldedToo) {
   std::mt19937_64 random(37);
   FakeStore store(files_, folder_.path("model"), {{"a.safetensors", "w", random_bytes(random, 700'000)}});
-  for (size_t i = 0; i < kVersions; ++i) {
+  for (size_t i = 0; i < kFoldedVersions; ++i) {
     auto objects = store.next(i);
     for (int k = 0; k < 40; ++k) objects[0].bytes[random() % objects[0].bytes.size()] ^= 1;
     store.add(i, std::move(objects));
@@ -179,7 +179,7 @@ TEST_F(NativeReads, UnitsOfDeepVersionsAreFoldedToo) {
   for (const uint64_t memory : {uint64_t{300} << 10, uint64_t{64} << 20}) {
     open(store, EngineOptions{memory, 2, true});
     for (int round = 0; round < 4; ++round) {
-      for (size_t v = 30; v <= kVersions; ++v) {
+      for (size_t v = 30; v <= kFoldedVersions; ++v) {
         const auto expected = files_of(store.objects(v)).at("a.safetensors");
         ASSERT_TRUE(read(v, "a.safetensors", 0, expected.size()) == expected) << "version " << v;
         ASSERT_TRUE(read(v, "a.safetensors", 300'000, 5000) == expected.substr(300'000, 5000));

@@ -9,6 +9,7 @@
 
 #include "support/made_run.h"
 #include "unit/engine/native_reads.h"
+#include "unit/support/error_codes.h"
 
 namespace weightfs::test {
 namespace {
@@ -44,7 +45,6 @@ class NativeDamage : public NativeReads {
     return kFine;
   }
 
-  static constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
   std::unique_ptr<FakeStore> store_;
 };
 

@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kBlockSizes[] = {65536, 262144, 1048576};
+constexpr uint64_t kStoreBlockSizes[] = {65536, 262144, 1048576};
 
 /// bf16 numbers near each other, as weights are.
 std::string weights(std::mt19937_64& random, size_t count) {
@@ -117,7 +117,7 @@ TEST_P(NativeStores, ShowWhatWasCommitted) {
     if (i == 4) objects.erase(objects.end() - 1);
     sort_objects(objects);
     MadeStore::Options options;
-    options.block_bytes = kBlockSizes[random() % 3];
+    options.block_bytes = kStoreBlockSizes[random() % 3];
     options.payload_file_bytes = random() % 2 == 0 ? 100'000 : 4ull << 30;
     options.full = i == 5 && seed % 3 == 0;
     store.add("v" + std::to_string(i), parent, std::move(objects), options);
@@ -159,7 +159,7 @@ TEST_F(NativeOnDisk, ManyReadersAndATightBudget) {
     FakeObjects objects = store.next(store.names().back());
     for (FakeObject& object : objects) train(object.bytes, random, 0.02);
     MadeStore::Options options;
-    options.block_bytes = kBlockSizes[i % 3];
+    options.block_bytes = kStoreBlockSizes[i % 3];
     store.add("v" + std::to_string(i), store.names().back(), std::move(objects), options);
   }
   open(store, {.memory_bytes = 2'500'000});
@@ -188,9 +188,9 @@ TEST_F(NativeOnDisk, OnePageReadsOneBlockOfEachVersionThatTouchesIt) {
   std::mt19937_64 random(22);
   FakeObjects base{{"model.safetensors", "w", weights(random, 2'000'000), NativeLayout::kNoParent, "BF16"}};
   MadeStore store(folder_.path(), std::move(base));
-  constexpr int kVersions = 5;
+  constexpr int kStored = 5;
   uint64_t largest = 0;
-  for (int i = 1; i <= kVersions; ++i) {
+  for (int i = 1; i <= kStored; ++i) {
     FakeObjects objects = store.next(store.names().back());
     train(objects[0].bytes, random, 0.01);
     store.add("v" + std::to_string(i), store.names().back(), std::move(objects));
@@ -199,15 +199,15 @@ TEST_F(NativeOnDisk, OnePageReadsOneBlockOfEachVersionThatTouchesIt) {
   open(store);
   ASSERT_EQ(files_->counters().tensor_bytes, 0u);
   std::string page(4096, '?');
-  const uint64_t data = snapshot_->folder(kVersions).shards()[0].data_start;
+  const uint64_t data = snapshot_->folder(kStored).shards()[0].data_start;
   ASSERT_TRUE(read("v5", "model.safetensors", data + 1'000'000, page));
   EXPECT_EQ(page, store.objects("v5")[0].bytes.substr(1'000'000, 4096));
   // The base's block, and of each version the head and one group of its small index (twice) and one block's payload.
   uint64_t index = 0;
-  for (int i = 1; i <= kVersions; ++i) index += 2 * store.manifest("v" + std::to_string(i)).index.bytes;
+  for (int i = 1; i <= kStored; ++i) index += 2 * store.manifest("v" + std::to_string(i)).index.bytes;
   const uint64_t blocks = 2'000'000 * 2 / 262144;
   EXPECT_LE(files_->counters().tensor_bytes + files_->counters().header_bytes,
-            262144 + index + kVersions * (largest / blocks) * 3 / 2 + 30'000);
+            262144 + index + kStored * (largest / blocks) * 3 / 2 + 30'000);
   EXPECT_EQ(engine_->status().blocks_decoded, 1u);
 }
 

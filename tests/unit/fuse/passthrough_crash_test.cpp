@@ -15,12 +15,11 @@
 
 #include "common/text.h"
 #include "fuse/passthrough.h"
+#include "unit/fuse/passthrough_parts.h"
 #include "unit/support/fake_keeper.h"
 
 namespace weightfs::test {
 namespace {
-
-struct Crash {};
 
 /// Node and handle of an open file or of its RELEASE.
 struct OpenFile {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fuse/passthrough.h"
+#include "unit/fuse/passthrough_parts.h"
 #include "unit/support/fake_keeper.h"
 
 namespace weightfs::test {
@@ -22,10 +23,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 /// Where a process ends, in tests.
-struct Crash {};
-
-LentFile some_file(int fd = 7) { return std::make_shared<const int>(fd); }
-
 /// Ids of one connection, which outlives processes.
 struct FakeConnection {
   std::set<int> in_use;

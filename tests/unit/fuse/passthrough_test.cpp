@@ -11,6 +11,8 @@
 #include <set>
 #include <thread>
 
+#include "unit/fuse/passthrough_parts.h"
+
 namespace weightfs::test {
 namespace {
 
@@ -34,7 +36,6 @@ struct FakeKernel {
   }
 };
 
-LentFile some_file(int fd = 7) { return std::make_shared<const int>(fd); }
 Error changed() { return {ErrorCode::kIoChanged, "changed"}; }
 
 class PassthroughTable : public ::testing::Test {

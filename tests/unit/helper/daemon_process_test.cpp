@@ -23,7 +23,7 @@ using std::chrono::seconds;
 using weightfs::test::file_with;
 using weightfs::test::open_descriptors;
 
-constexpr auto kSoon = milliseconds(5000);
+constexpr auto kDaemonLimit = milliseconds(5000);
 
 /// Sets names of the environment for as long as it lives.
 class Environment {
@@ -60,7 +60,7 @@ class DaemonProcessTest : public ::testing::Test {
   static std::multimap<std::string, std::string> told(const DaemonProcess& daemon) {
     std::multimap<std::string, std::string> all;
     for (;;) {
-      const auto message = daemon.channel().receive(kSoon);
+      const auto message = daemon.channel().receive(kDaemonLimit);
       EXPECT_TRUE(message.has_value());
       if (!message || message->kind == Message::Kind::kReady) return all;
       all.emplace(message->key, message->bytes);
@@ -200,7 +200,7 @@ TEST_F(DaemonProcessTest, IsKilled) {
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_TRUE(daemon->kill());
   EXPECT_LT(std::chrono::steady_clock::now() - begin, seconds(2));
-  ASSERT_TRUE(daemon->is_over_within(kSoon));
+  ASSERT_TRUE(daemon->is_over_within(kDaemonLimit));
   const auto end = daemon->end();
   ASSERT_TRUE(end);
   EXPECT_EQ(describe_end(*end), "was ended by signal 9 (SIGKILL)");

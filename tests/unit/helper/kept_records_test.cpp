@@ -17,7 +17,7 @@ using weightfs::test::file_with;
 using weightfs::test::open_descriptors;
 using weightfs::test::text_of;
 
-constexpr auto kSoon = std::chrono::milliseconds(5000);
+constexpr auto kRecordLimit = std::chrono::milliseconds(5000);
 
 struct Said {
   std::string key;
@@ -51,7 +51,7 @@ class KeptRecordsTest : public ::testing::Test {
     });
     std::vector<Said> all;
     for (;;) {
-      const auto message = pair->second.receive(kSoon);
+      const auto message = pair->second.receive(kRecordLimit);
       EXPECT_TRUE(message.has_value());
       if (!message || message->kind == Message::Kind::kGo) break;
       EXPECT_EQ(message->kind, Message::Kind::kInherit);

@@ -25,7 +25,7 @@ using weightfs::test::start_child;
 using weightfs::test::TempFolder;
 using weightfs::test::wait_for;
 
-constexpr auto kSoon = seconds(5);
+constexpr auto kOrderLimit = seconds(5);
 constexpr uid_t kSomebody = 54321;
 
 class OrderSocketTest : public ::testing::Test {
@@ -37,7 +37,7 @@ class OrderSocketTest : public ::testing::Test {
   }
   std::string path() const { return folder_.path("weightfs/0-47.sock"); }
   std::future<Result<std::string>> ask(const std::string& order) const {
-    return std::async(std::launch::async, [this, order] { return ask_supervisor(path(), order, kSoon); });
+    return std::async(std::launch::async, [this, order] { return ask_supervisor(path(), order, kOrderLimit); });
   }
   Descriptor connect() const {
     sockaddr_un address{};
@@ -47,7 +47,7 @@ class OrderSocketTest : public ::testing::Test {
     EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
     return socket;
   }
-  bool is_ready(milliseconds limit = kSoon) const {
+  bool is_ready(milliseconds limit = kOrderLimit) const {
     pollfd ready{orders_->event(), POLLIN, 0};
     return ::poll(&ready, 1, static_cast<int>(limit.count())) > 0;
   }
@@ -137,7 +137,7 @@ TEST_F(OrderSocketTest, StrangersGiveNoOrders) {
   for (const std::string& name : {folder_.path(), folder_.path("weightfs"), path()}) ::chmod(name.c_str(), 0777);
   const pid_t child = start_child([&] {
     if (::setgid(kSomebody) != 0 || ::setuid(kSomebody) != 0) return 9;
-    return ask_supervisor(path(), "restart", kSoon) ? 0 : 1;
+    return ask_supervisor(path(), "restart", kOrderLimit) ? 0 : 1;
   });
   EXPECT_EQ(next(), std::nullopt);
   EXPECT_FALSE(orders_->is_asked());

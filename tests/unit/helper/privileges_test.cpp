@@ -21,7 +21,7 @@ using weightfs::test::in_child;
 using weightfs::test::read_file;
 using weightfs::test::TempFolder;
 
-constexpr unsigned kSomebody = 54321;
+constexpr unsigned kAnyUser = 54321;
 constexpr uint64_t kReadFiles = uint64_t{1} << CAP_DAC_READ_SEARCH;
 constexpr const char* kNone = "0000000000000000";
 
@@ -80,7 +80,7 @@ TEST_F(PrivilegesTest, ADaemonOfRootMayOnlyReadFiles) {
 }
 
 TEST_F(PrivilegesTest, ADaemonOfSomebodyElseMayNothing) {
-  const auto status = after([] { return become_daemon_user(RunAs{kSomebody, kSomebody + 1, {}}).has_value(); });
+  const auto status = after([] { return become_daemon_user(RunAs{kAnyUser, kAnyUser + 1, {}}).has_value(); });
   expect_only(status, 0);
   EXPECT_EQ(status.at("Uid"), "54321 54321 54321 54321");
   EXPECT_EQ(status.at("Gid"), "54322 54322 54322 54322");
@@ -101,7 +101,7 @@ TEST_F(PrivilegesTest, WhatIsGivenUpIsGone) {
   ::chmod(secret.c_str(), 0600);
   ::chmod(folder_.path().c_str(), 0755);
   EXPECT_EQ(in_child([&] {
-              if (!become_daemon_user(RunAs{kSomebody, kSomebody, {}})) return 1;
+              if (!become_daemon_user(RunAs{kAnyUser, kAnyUser, {}})) return 1;
               if (::setuid(0) == 0 || ::seteuid(0) == 0 || ::setgid(0) == 0) return 2;
               return ::open(secret.c_str(), O_RDONLY) >= 0 ? 3 : 0;
             }),
@@ -123,7 +123,7 @@ TEST_F(PrivilegesTest, TheSupervisorKeepsWhatItNeeds) {
 TEST_F(PrivilegesTest, ASupervisorCanStillStartDaemons) {
   auto status = after([] {
     return keep_only_needed().has_value() && keep_only_needed().has_value() &&
-           become_daemon_user(RunAs{kSomebody, kSomebody, {}}).has_value();
+           become_daemon_user(RunAs{kAnyUser, kAnyUser, {}}).has_value();
   });
   expect_only(status, 0);
   EXPECT_EQ(status.at("Uid"), "54321 54321 54321 54321");
@@ -135,14 +135,14 @@ TEST_F(PrivilegesTest, AStepThatFailsIsAnError) {
   EXPECT_EQ(in_child([] {
               // Root without any capability cannot become somebody else.
               if (!become_daemon_user(std::nullopt)) return 1;
-              return become_daemon_user(RunAs{kSomebody, kSomebody, {}}) ? 2 : 0;
+              return become_daemon_user(RunAs{kAnyUser, kAnyUser, {}}) ? 2 : 0;
             }),
             0);
 }
 
 TEST(Privileges, OfOthersThanRootNothingIsTaken) {
   EXPECT_EQ(in_child([] {
-              if (::geteuid() == 0 && ::setuid(kSomebody) != 0) return 1;
+              if (::geteuid() == 0 && ::setuid(kAnyUser) != 0) return 1;
               if (!keep_only_needed()) return 2;
               if (!become_daemon_user(std::nullopt)) return 3;
               return parse_status(read_file("/proc/self/status")).at("NoNewPrivs") == "1" ? 0 : 4;
@@ -161,16 +161,16 @@ TEST(FindUser, ByNameAndNumber) {
   EXPECT_EQ(number->name, "root");
   const auto nameless = find_user("54321");
   ASSERT_TRUE(nameless);
-  EXPECT_EQ(nameless->user, kSomebody);
-  EXPECT_EQ(nameless->group, kSomebody);
+  EXPECT_EQ(nameless->user, kAnyUser);
+  EXPECT_EQ(nameless->group, kAnyUser);
   EXPECT_EQ(nameless->name, "");
 }
 
 TEST(FindUser, WithAGroup) {
   const auto numbers = find_user("54321:54322");
   ASSERT_TRUE(numbers);
-  EXPECT_EQ(numbers->user, kSomebody);
-  EXPECT_EQ(numbers->group, kSomebody + 1);
+  EXPECT_EQ(numbers->user, kAnyUser);
+  EXPECT_EQ(numbers->group, kAnyUser + 1);
   const auto names = find_user("54321:root");
   ASSERT_TRUE(names);
   EXPECT_EQ(names->group, 0U);

@@ -11,6 +11,7 @@
 
 #include "model/tree_path.h"
 #include "support/formats.h"
+#include "unit/support/error_codes.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -19,9 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::MadeTensor;
 using test::TempFolder;
-using Kind = TreeFile::Kind;
-
-constexpr auto kFine = static_cast<ErrorCode>(0xffff);  // no code
+using FileKind = TreeFile::Kind;
 
 std::vector<std::byte> to_bytes(std::string_view text) {
   const Bytes bytes = as_bytes(text);
@@ -44,13 +43,13 @@ TreeFile plain(std::string path, uint64_t size) {
 
 TreeFile folder(std::string path) {
   TreeFile file = plain(std::move(path), 0);
-  file.kind = Kind::kEmptyFolder;
+  file.kind = FileKind::kEmptyFolder;
   return file;
 }
 
 TreeFile safetensors(std::string path, const std::string& whole) {
   TreeFile file = plain(std::move(path), whole.size());
-  file.kind = Kind::kSafetensors;
+  file.kind = FileKind::kSafetensors;
   file.header = to_bytes(header_of(whole));
   return file;
 }
@@ -101,10 +100,10 @@ TEST(TreeLayout, ScansAFolderIntoFilesAndObjects) {
   // '-' sorts before '/'.
   EXPECT_EQ(paths, (std::vector<std::string>{"config.json", "hollow/inner", "model.safetensors", "sub-z",
                                              "sub/broken.safetensors", "sub/empty.txt", "sub/tiny.safetensors"}));
-  EXPECT_EQ(tree->files()[1].kind, Kind::kEmptyFolder);
-  EXPECT_EQ(tree->files()[2].kind, Kind::kSafetensors);
-  EXPECT_EQ(tree->files()[4].kind, Kind::kPlain);
-  EXPECT_EQ(tree->files()[6].kind, Kind::kPlain);
+  EXPECT_EQ(tree->files()[1].kind, FileKind::kEmptyFolder);
+  EXPECT_EQ(tree->files()[2].kind, FileKind::kSafetensors);
+  EXPECT_EQ(tree->files()[4].kind, FileKind::kPlain);
+  EXPECT_EQ(tree->files()[6].kind, FileKind::kPlain);
   EXPECT_EQ(tree->files()[2].header, to_bytes(header_of(kModel)));
 
   ASSERT_EQ(tree->objects().size(), 8u);
@@ -152,7 +151,7 @@ TEST(TreeLayout, FollowsLinksAndLeavesOutWhatIsExcluded) {
   const auto tree = TreeLayout::scan(Files(), root.path(), [](std::string_view name) { return name == "base"; });
   ASSERT_TRUE(tree) << tree.error().text();
   ASSERT_EQ(tree->files().size(), 1u);
-  EXPECT_EQ(tree->files()[0].kind, Kind::kSafetensors);
+  EXPECT_EQ(tree->files()[0].kind, FileKind::kSafetensors);
 }
 
 TEST(TreeLayout, ReadsHeadersOnly) {
@@ -233,8 +232,8 @@ TEST(TreeLayout, RefusesKindsSizesAndHeadersThatDisagree) {
   EXPECT_EQ(with([](TreeFile& f) { f.header[8] = std::byte{'['}; }), ErrorCode::kNativeLayout);
   EXPECT_EQ(with([](TreeFile& f) { f.header[0] ^= std::byte{1}; }), ErrorCode::kNativeLayout);
   EXPECT_EQ(with([](TreeFile& f) { f.path = "m.bin"; }), ErrorCode::kNativeLayout);
-  EXPECT_EQ(with([](TreeFile& f) { f.kind = Kind::kPlain; }), ErrorCode::kNativeLayout);
-  EXPECT_EQ(with([](TreeFile& f) { f.kind = Kind::kEmptyFolder; }), ErrorCode::kNativeLayout);
+  EXPECT_EQ(with([](TreeFile& f) { f.kind = FileKind::kPlain; }), ErrorCode::kNativeLayout);
+  EXPECT_EQ(with([](TreeFile& f) { f.kind = FileKind::kEmptyFolder; }), ErrorCode::kNativeLayout);
   TreeFile sized = folder("d");
   sized.size = 1;
   EXPECT_EQ(code_of({sized}), ErrorCode::kNativeLayout);

@@ -23,17 +23,14 @@ using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-constexpr milliseconds kGrace{100'000};
-constexpr uint64_t kOld = 0xABCD'0000'0000'0001;
-constexpr uint64_t kNew = 0xABCD'0000'0000'0002;
-constexpr uint64_t kNewer = 0xABCD'0000'0000'0003;
+constexpr milliseconds kLongGrace{100'000};
 
 /// Processes are 100, 110, ... whose threads are the numbers that follow; each hundred is one tree.
 class KeptPins : public ::testing::Test {
  protected:
   void SetUp() override { restart(); }
 
-  std::unique_ptr<LatestPins> made(milliseconds grace = kGrace) const {
+  std::unique_ptr<LatestPins> made(milliseconds grace = kLongGrace) const {
     return std::make_unique<LatestPins>(
         grace,
         LatestPins::Lookups{.process_of = [](int32_t thread) { return thread / 10 * 10; },
@@ -41,7 +38,7 @@ class KeptPins : public ::testing::Test {
         [this] { return LatestPins::TimePoint(milliseconds(now_ms_)); }, 0, keeper_);
   }
   /// The process ends and another one takes over.
-  void restart(milliseconds grace = kGrace) {
+  void restart(milliseconds grace = kLongGrace) {
     pins_ = made(grace);
     pins_->restore(keeper_->all("pin/"));
   }
@@ -85,13 +82,13 @@ TEST_F(KeptPins, AnswerAsBefore) {
 
 TEST_F(KeptPins, EndInTheirTime) {
   pins_->resolve(112, kOld);
-  pass(kGrace - milliseconds(1));
+  pass(kLongGrace - milliseconds(1));
   restart();
   EXPECT_EQ(pins_->resolve(112, kNew), kOld);
   pass(milliseconds(1));
   EXPECT_EQ(pins_->resolve(112, kNew), kNew);
   restart();
-  pass(kGrace);
+  pass(kLongGrace);
   EXPECT_EQ(pins_->size(), 0u);
   EXPECT_THAT(keys(), IsEmpty());
 }
@@ -100,7 +97,7 @@ TEST_F(KeptPins, ThatEndedMeanwhileAreForgotten) {
   pins_->resolve(112, kOld);
   pass(milliseconds(10'000));
   pins_->resolve(120, kNew);
-  pass(kGrace - milliseconds(10'000));
+  pass(kLongGrace - milliseconds(10'000));
   restart();
   EXPECT_EQ(pins_->size(), 1u);
   EXPECT_THAT(keys(), ElementsAre("pin/p/120"));
@@ -125,13 +122,13 @@ TEST_F(KeptPins, StayProlonged) {
 TEST_F(KeptPins, AreProlongedForSixtyTimesTheGraceInAll) {
   pins_->resolve(112, kOld);
   const int64_t made = now_ms_;
-  while (now_ms_ + 50'000 < made + LatestPins::kLongest * kGrace.count()) {
+  while (now_ms_ + 50'000 < made + LatestPins::kLongest * kLongGrace.count()) {
     pass(milliseconds(50'000));
     pins_->opened(112, kOld);
     restart();
     ASSERT_EQ(pins_->resolve(112, kNew), kOld) << now_ms_ - made;
   }
-  now_ms_ = made + LatestPins::kLongest * kGrace.count();
+  now_ms_ = made + LatestPins::kLongest * kLongGrace.count();
   EXPECT_EQ(pins_->resolve(112, kNew), kNew);
 }
 
@@ -147,7 +144,7 @@ TEST_F(KeptPins, AreKeptAgainOnceASecondAtMost) {
   pins_->opened(112, kOld);
   EXPECT_EQ(keeper_->calls() - before, 10u);
   restart();
-  pass(kGrace - milliseconds(1000));
+  pass(kLongGrace - milliseconds(1000));
   EXPECT_EQ(pins_->resolve(112, kNew), kOld) << "at most a second is lost";
   pass(milliseconds(1));
   EXPECT_EQ(pins_->resolve(112, kNew), kNew);
@@ -253,7 +250,7 @@ TEST_F(KeptPins, CostNothingWithoutAKeeper) {
 TEST_F(KeptPins, AgreeWithTheRulesWheneverTheProcessEnds) {
   std::mt19937 random(23);
   const auto below = [&](uint32_t limit) { return static_cast<uint32_t>(random() % limit); };
-  PinRules model(kGrace.count());
+  PinRules model(kLongGrace.count());
   uint64_t latest = 1000;
   for (int step = 0; step < 30'000; ++step) {
     const auto thread = static_cast<int32_t>(10 + below(400));

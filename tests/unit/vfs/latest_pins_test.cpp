@@ -25,9 +25,6 @@ using std::chrono::milliseconds;
 using Identities = std::vector<uint64_t>;
 
 constexpr milliseconds kGrace{1000};
-constexpr uint64_t kOld = 0xABCD'0000'0000'0001;
-constexpr uint64_t kNew = 0xABCD'0000'0000'0002;
-constexpr uint64_t kNewer = 0xABCD'0000'0000'0003;
 
 /// Processes 100, 200, ... whose threads are the numbers that follow; trees as they are told.
 class LatestPinsTest : public ::testing::Test {

@@ -10,6 +10,11 @@
 
 namespace weightfs::test {
 
+// Identities of versions.
+inline constexpr uint64_t kOld = 0xABCD'0000'0000'0001;
+inline constexpr uint64_t kNew = 0xABCD'0000'0000'0002;
+inline constexpr uint64_t kNewer = 0xABCD'0000'0000'0003;
+
 /// The rules once more, by plain search and without ever removing anything.
 class PinRules {
  public:
