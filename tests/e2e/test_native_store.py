@@ -14,7 +14,7 @@ from conftest import BINARY, assert_same_tree, json_of, run_weightfs, succeed, t
 from reference import native
 from reference.native_trees import History
 from reference.native_writer import StoreWriter
-from reference.safetensors_io import FormatError, Tensor, write_model
+from reference.safetensors_io import Tensor, write_model
 from runs import make_state, next_state
 from stores import assert_holds, leftovers, make_store, stored_bytes
 
@@ -234,15 +234,11 @@ def test_verify_finds_what_the_decoder_finds(chain, store):
         content = path.read_bytes()
         position = rng.randrange(len(content))
         path.write_bytes(content[:position] + bytes([content[position] ^ 8]) + content[position + 1:])
-        try:
-            decoded = native.Store(store)
+        print(f"byte {position} of {path}")
+        if run_weightfs("verify", store).returncode == 0:
+            decoded = native.Store(store)  # slow, and raises where it finds a fault
             for name in decoded.versions:
                 decoded.state(name)
-            sound = True
-        except (FormatError, KeyError):
-            sound = False
-        done = run_weightfs("verify", store)
-        assert sound or done.returncode != 0, f"byte {position} of {path}"
         path.write_bytes(content)
     succeed("verify", store)
 
