@@ -10,6 +10,7 @@
 #include "attach/mount_point.h"
 #include "mount_target.h"
 #include "unit/helper/mounting.h"
+#include "unit/support/slowdown.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs::helper::test {
@@ -64,7 +65,7 @@ class MountRace : public ::testing::Test {
 
   /// Opens what stands at `a` again and again, while it is exchanged with `b`.
   void try_to_open_theirs(const std::string& a, const std::string& b) {
-    constexpr int kTries = 20'000;
+    constexpr int kTries = 20'000 / weightfs::test::kSlowdown;
     int opened = 0, refused = 0;
     const Swapper swapper(a, b);
     for (int i = 0; i < kTries; ++i) {
@@ -99,7 +100,7 @@ TEST_F(MountRace, NeverYieldsAFolderThatWasNotCheckedWithoutLinksEither) {
 }
 
 TEST_F(MountRace, FollowsALinkToOneFolderOrTheOther) {
-  constexpr int kTries = 10'000;
+  constexpr int kTries = 10'000 / weightfs::test::kSlowdown;
   int seen_mine = 0, seen_theirs = 0;
   const Swapper swapper(root_ + "/spot", root_ + "/other");
   for (int i = 0; i < kTries; ++i) {
