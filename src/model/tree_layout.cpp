@@ -81,8 +81,9 @@ Result<std::optional<SafetensorsHeader>> check_file(const TreeFile& file, ErrorC
       return about(malformed, file.path, "is a folder with a size");
     return std::optional<SafetensorsHeader>();
   }
-  if (!file.path.ends_with(kSafetensorsSuffix))
+  if (!file.path.ends_with(kSafetensorsSuffix)) {
     return about(malformed, file.path, "is no safetensors file by its name");
+  }
   if (held < SafetensorsHeader::kLengthBytes || held > file.size ||
       load_le<uint64_t>(file.header.data()) != held - SafetensorsHeader::kLengthBytes) {
     return about(malformed, file.path, fmt::format("its header of {} bytes has another length inside", held));

@@ -7,7 +7,6 @@
 namespace weightfs::test {
 namespace {
 
-constexpr const char* kPatchedShard = "step_000001/model-00001-of-00002.safetensors";
 constexpr uint64_t kBad = 1u << 20;  // reads that touch bytes from here on fail
 
 class FailingReads : public ::testing::Test {

@@ -8,8 +8,6 @@
 namespace weightfs::test {
 namespace {
 
-constexpr const char* kFirstShard = "step_000001/model-00001-of-00002.safetensors";
-
 class Lifecycle : public ::testing::Test {
  protected:
   void SetUp() override { SKIP_WITHOUT_FUSE(); }
@@ -48,7 +46,7 @@ TEST_F(Lifecycle, ServesOpenFilesAfterSigtermUntilTheyAreClosed) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor file(::open(mount.path(kPatchedShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGTERM);
   for (int i = 0; i < 500 && is_mounted(folder.path()); ++i) ::usleep(10'000);
@@ -63,7 +61,7 @@ TEST_F(Lifecycle, CutsReadersOffWhenTheyTakeTooLong) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path(), {.patience = std::chrono::milliseconds(200)});
   ASSERT_TRUE(mount.ready());
-  const Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(mount.path(kPatchedShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGTERM);
   EXPECT_EQ(mount.wait(), 0);
@@ -75,7 +73,7 @@ TEST_F(Lifecycle, AnswersNotConnectedAfterSigkillAndNeverAnEmptyFolder) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  const Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(mount.path(kPatchedShard).c_str(), O_RDONLY | O_CLOEXEC));
   ASSERT_TRUE(file);
   mount.signal(SIGKILL);
   EXPECT_EQ(mount.wait(), -SIGKILL);
@@ -143,7 +141,7 @@ TEST_F(Lifecycle, MapsServeAfterDetaching) {
   const TemporaryFolder folder;
   ServedMount mount(folder.path());
   ASSERT_TRUE(mount.ready());
-  Descriptor file(::open(mount.path(kFirstShard).c_str(), O_RDONLY | O_CLOEXEC));
+  Descriptor file(::open(mount.path(kPatchedShard).c_str(), O_RDONLY | O_CLOEXEC));
   void* at = ::mmap(nullptr, 3u << 20, PROT_READ, MAP_SHARED, file.get(), 0);
   ASSERT_NE(at, MAP_FAILED);
   file.reset();

@@ -16,7 +16,6 @@ namespace weightfs::test {
 
 namespace fs = std::filesystem;
 
-inline constexpr const char* kShard = "model-00001-of-00002.safetensors";
 inline constexpr uint64_t kShardSize = (3u << 20) + 4567;
 
 /// What the serving process tells about itself; static because a control file is made before the session.

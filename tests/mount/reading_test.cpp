@@ -12,7 +12,6 @@
 namespace weightfs::test {
 namespace {
 
-constexpr const char* kShardName = "model-00001-of-00002.safetensors";
 constexpr uint64_t kShardSize = (3u << 20) + 4567;
 
 /// One mount for all tests here.
@@ -30,8 +29,8 @@ class ReadingMount : public ::testing::Test {
   void SetUp() override {
     SKIP_WITHOUT_FUSE();
     ASSERT_TRUE(mount_->ready());
-    entry_ = entry_index(small_tree(), kShardName);
-    path_ = mount_->path(std::string("step_000001/") + kShardName);
+    entry_ = entry_index(small_tree(), kShard);
+    path_ = mount_->path(std::string("step_000001/") + kShard);
   }
 
   std::string expected(uint64_t offset, size_t length) const {
@@ -76,7 +75,7 @@ TEST_F(ReadingMount, ReadsWholeFiles) {
 }
 
 TEST_F(ReadingMount, ReadsThroughLatest) {
-  EXPECT_TRUE(read_file(mount_->path(std::string("latest/") + kShardName)) == pattern_text(2, entry_, 0, kShardSize));
+  EXPECT_TRUE(read_file(mount_->path(std::string("latest/") + kShard)) == pattern_text(2, entry_, 0, kShardSize));
 }
 
 TEST_F(ReadingMount, ReadsPositions) {

@@ -31,6 +31,10 @@
 
 namespace weightfs::test {
 
+// A file of the small tree whose bytes differ from version to version, and where its second version has it.
+inline constexpr const char* kShard = "model-00001-of-00002.safetensors";
+inline constexpr const char* kPatchedShard = "step_000001/model-00001-of-00002.safetensors";
+
 /// A reason why real mounts cannot be made here, or nothing.
 inline std::optional<std::string> no_mounts_here() {
   if (::access("/dev/fuse", F_OK) != 0) return "no /dev/fuse here";

@@ -19,6 +19,7 @@
 #include "chain/source_watch.h"
 #include "common/descriptor.h"
 #include "common/log.h"
+#include "unit/chain/watch_waits.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -28,9 +29,6 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 using Paths = std::set<std::string>;
-
-constexpr milliseconds kNoWait{0};
-constexpr milliseconds kMinute{60'000};  // no test waits for it to pass
 
 /// No descriptor can be made while one exists.
 class NoDescriptors {
@@ -64,14 +62,14 @@ TEST(SourceWatchWithoutDescriptors, WaitsAndCanBeWokenAndStopped) {
   EXPECT_FALSE(watch->wait(milliseconds(50)).events);
   EXPECT_GE(Clock::now() - start, milliseconds(50));
   watch->wake();
-  watch->wait(kMinute);
+  watch->wait(kLongWait);
   std::thread stopper([&] {
     std::this_thread::sleep_for(milliseconds(30));
     watch->stop();
   });
-  watch->wait(kMinute);
+  watch->wait(kLongWait);
   stopper.join();
-  watch->wait(kMinute);
+  watch->wait(kLongWait);
   EXPECT_TRUE(watch->stopped());
 }
 
@@ -106,15 +104,15 @@ TEST(SourceWatchWithoutWatches, SaysSoOnceAndGoesOnWithThoseThatThereAre) {
     SourceWatch watch;
     for (int i = 0; i < 3; ++i) watch.watch({folder.path("a"), folder.path("b"), folder.path("c")});
     folder.write("b/file", "bytes");
-    if (watch.wait(kNoWait).events) return 2;
+    if (watch.wait(kAtOnce).events) return 2;
     const std::string file = folder.write("a/file", "bytes");
-    if (watch.wait(kMinute).finished != Paths{file}) return 3;
+    if (watch.wait(kLongWait).finished != Paths{file}) return 3;
     const std::string said = test::read_file(log);
     const size_t first = said.find(" warn source.not_watched ");
     if (first == std::string::npos || said.find("source.not_watched", first + 20) != std::string::npos) return 4;
     watch.watch({folder.path("b")});  // the one that there is
     folder.write("b/file", "bytes");
-    return watch.wait(kMinute).finished == Paths{folder.path("b/file")} ? 0 : 5;
+    return watch.wait(kLongWait).finished == Paths{folder.path("b/file")} ? 0 : 5;
   });
   if (!answer) GTEST_SKIP() << "no user namespace to be had";
   EXPECT_EQ(*answer, 0);
@@ -130,9 +128,9 @@ TEST(SourceWatchWithoutInotify, CanStillBeWoken) {
     folder.write("file", "bytes");
     if (watch.wait(milliseconds(5)).events) return 4;
     watch.wake();
-    watch.wait(kMinute);
+    watch.wait(kLongWait);
     watch.stop();
-    watch.wait(kMinute);
+    watch.wait(kLongWait);
     return 0;
   });
   if (!answer) GTEST_SKIP() << "no user namespace to be had";

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "common/descriptor.h"
+#include "unit/chain/watch_waits.h"
 #include "unit/support/temp_folder.h"
 
 namespace weightfs {
@@ -26,9 +27,6 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 using Paths = std::set<std::string>;
-
-constexpr milliseconds kAtOnce{0};
-constexpr milliseconds kLongWait{60'000};  // no test waits for it to pass
 
 class SourceWatchTest : public ::testing::Test {
  protected:
