@@ -207,7 +207,11 @@ bool Following::same(const Catalog& catalog) const {
 void Following::publish(const std::shared_ptr<Engine>& newest) {
   Catalog catalog = follower_->catalog(actions_.pinned());
   note_refusals(catalog);
-  if (same(catalog)) return;
+  if (!same(catalog)) show(std::move(catalog), newest);
+  drop_what_left();
+}
+
+void Following::show(Catalog catalog, const std::shared_ptr<Engine>& newest) {
   std::map<const Snapshot*, std::shared_ptr<Engine>> engines;
   for (const ServedVersion& version : serving_->versions) {
     engines.emplace(&version.engine->snapshot(), version.engine);
@@ -227,7 +231,7 @@ void Following::publish(const std::shared_ptr<Engine>& newest) {
   const auto former = std::exchange(serving_, std::move(next));
   note_admitted(*former);  // first: who sees the version finds it counted
   actions_.show(serving_, shown_state());
-  drop_what_left(*former);
+  note_left(*former);
   const Version& latest = serving_->catalog.latest().version();
   if (latest.identity != former->catalog.latest().version().identity) moved(before, latest.name);
 }
@@ -243,11 +247,15 @@ void Following::note_admitted(const Serving& former) {
   }
 }
 
-/// Memory of versions that nobody can come to any more is given back at once: the budget alone would let it go only
-/// when it is used up, and until then each file is a descriptor, here and in our supervisor.
-void Following::drop_what_left(const Serving& former) {
+void Following::note_left(const Serving& former) {
   for (const Catalog::Shown& shown : former.catalog.shown()) left_.emplace(shown.version().identity, shown.ordinal);
   for (const Catalog::Shown& shown : serving_->catalog.shown()) left_.erase(shown.version().identity);
+}
+
+/// Memory of versions that nobody can come to any more is given back soon: the budget alone would let it go only when
+/// it is used up, and until then each file is a descriptor, here and in our supervisor.
+void Following::drop_what_left() {
+  if (actions_.tidy) actions_.tidy();
   const std::vector<uint64_t> open = actions_.open ? actions_.open() : std::vector<uint64_t>();
   std::erase_if(left_, [&](const auto& version) {
     if (std::find(open.begin(), open.end(), version.first) != open.end()) return false;

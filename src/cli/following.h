@@ -45,6 +45,8 @@ class Following {
     std::function<void(const std::shared_ptr<const Serving>&, const ShownState& state)> show;
     /// Identities of versions that somebody is pinned to, and how many are.
     std::function<std::vector<uint64_t>()> pinned;
+    /// What is not shown any more and nobody has open is to be let go.  May be empty.
+    std::function<void()> tidy;
     /// Identities of versions that are not shown any more and that somebody may have open.  May be empty.
     std::function<std::vector<uint64_t>()> open;
     std::function<size_t()> pins;
@@ -82,10 +84,12 @@ class Following {
   std::optional<Status> warm(Engine& engine, const NextVersion& next);
   void try_next(const NextVersion& next);
   void publish(const std::shared_ptr<Engine>& newest);
+  void show(Catalog catalog, const std::shared_ptr<Engine>& newest);
   bool same(const Catalog& catalog) const;
   void note_refusals(const Catalog& catalog);
   void note_admitted(const Serving& former);
-  void drop_what_left(const Serving& former);
+  void note_left(const Serving& former);
+  void drop_what_left();
   void note_problem();
   void moved(const std::string& before, const std::string& now);
   void advance(const std::string& before);

@@ -283,6 +283,7 @@ class MountProcess {
       show(serving, state);
     };
     actions.pinned = [this] { return vfs_->pinned(); };
+    actions.tidy = [this] { session_->names_left(vfs_->tidy()); };
     actions.open = [this] { return vfs_->gone(); };
     actions.pins = [this] { return vfs_->pinned_trees(); };
     if (metrics_) actions.moved = [this] { metrics_->poke(); };
@@ -346,7 +347,7 @@ class MountProcess {
   std::optional<ShownState> former_;
   std::optional<uint64_t> former_advance_;
   std::shared_ptr<const LeftHook> left_hook_;
-  std::vector<std::string> left_;       // names that the kernel may know and that are not listed any more
+  std::vector<LeftName> left_;          // names that the kernel may know and that are not listed any more
   std::unique_ptr<Follower> follower_;  // until following_ has it
   MountReport* report_ = nullptr;       // vfs_ owns it
   std::shared_ptr<Vfs> vfs_;

@@ -215,15 +215,19 @@ void Session::stop(std::chrono::milliseconds patience) {
   } while (!self.finished.wait_for(lock, std::chrono::milliseconds(20), [&] { return self.served; }));
 }
 
-void Session::root_changed(const std::vector<std::string>& names) {
-  fuse_session* const session = impl_->session;
-  // What the kernel does not know it need not forget: failures mean nothing here.
-  for (const std::string& name : names) {
-    fuse_lowlevel_notify_inval_entry(session, FUSE_ROOT_ID, name.c_str(), name.size());
+void Session::names_left(const std::vector<LeftName>& names) {
+  // What the kernel does not know it need not forget: failures mean nothing here.  It waits for lookups in the folder
+  // that are under way; so an answer that is on its way does not bring the name back.
+  for (const auto& [folder, name] : names) {
+    fuse_lowlevel_notify_inval_entry(impl_->session, folder, name.c_str(), name.size());
   }
+}
+
+void Session::root_changed(const std::vector<LeftName>& names) {
+  names_left(names);
   constexpr off_t kAttributesOnly = -1;
   for (const NodeId node : {NodeTable::kRootId, NodeTable::kControlVersionsId}) {
-    fuse_lowlevel_notify_inval_inode(session, node, kAttributesOnly, 0);
+    fuse_lowlevel_notify_inval_inode(impl_->session, node, kAttributesOnly, 0);
   }
 }
 

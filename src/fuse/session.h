@@ -85,9 +85,12 @@ class Session {
   /// at once and they are served for `patience` more; then their readers get errors.
   void stop(std::chrono::milliseconds patience);
 
-  /// Tells the kernel that names in the root mean nothing or something else now, and that the root has changed.  Files
-  /// and folders that are open stay as they are.  Not from a thread that serves requests.
-  void root_changed(const std::vector<std::string>& names);
+  /// Tells the kernel that names mean nothing or something else now.  Files and folders that are open stay as they are,
+  /// and the kernel forgets them when they are closed; it keeps what has a name for as long as it has memory to spare.
+  /// Not from a thread that serves requests.
+  void names_left(const std::vector<LeftName>& names);
+  /// The same, and that the root lists others.
+  void root_changed(const std::vector<LeftName>& names);
 
   /// Complete once on_ready was called.
   Negotiated negotiated() const;

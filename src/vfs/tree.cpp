@@ -26,6 +26,16 @@ bool take_off(std::atomic<int64_t>& count, uint64_t times) {
   return after == 0;
 }
 
+/// Adds the name of a version and all names below it.
+void add_names(const NodeTable& table, size_t version, std::vector<LeftName>& names) {
+  names.push_back({NodeTable::kRootId, table.contents().versions[version].name});
+  const Listing& entries = table.entries(version);
+  for (size_t folder = 0; folder < entries.size(); ++folder) {
+    const NodeId id = table.id_of({Node::Kind::kEntry, version, folder});
+    for (const size_t child : entries[folder].children) names.push_back({id, entries[child].name});
+  }
+}
+
 }  // namespace
 
 Tree::Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes) : table(std::move(nodes)), reader(std::move(bytes)) {
@@ -62,27 +72,39 @@ std::shared_ptr<const Tree> Trees::current() const {
   return current_;
 }
 
-std::shared_ptr<const Tree> Trees::find(NodeId id, Node& node) const {
-  const std::shared_lock lock(mutex_);
-  if (current_->table.find(id, node)) return current_;
+/// Needs mutex_.  The newest tree that has the node; null when none has.
+const std::shared_ptr<Tree>* Trees::tree_of(NodeId id, Node& node) const {
+  if (current_->table.find(id, node)) return &current_;
   for (auto former = former_.rbegin(); former != former_.rend(); ++former) {
-    if (former->tree->table.find(id, node)) return former->tree;
+    if (former->tree->table.find(id, node)) return &former->tree;
   }
   return nullptr;
 }
 
-std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
+std::shared_ptr<const Tree> Trees::find(NodeId id, Node& node) const {
+  const std::shared_lock lock(mutex_);
+  const auto* const tree = tree_of(id, node);
+  return tree != nullptr ? *tree : nullptr;
+}
+
+std::vector<LeftName> Trees::show(std::shared_ptr<Tree> next) {
+  const auto before = current();
+  std::vector<LeftName> names;
+  for (const size_t version : exchange(std::move(next))) add_names(before->table, version, names);
+  return names;
+}
+
+/// Returns the versions that have left, as indices into the tree before.
+std::vector<size_t> Trees::exchange(std::shared_ptr<Tree> next) {
   const std::unique_lock lock(mutex_);
-  std::vector<std::string> names;
   Former former{current_, {}, clock_()};
   for (size_t i = 0; i < current_->known.size(); ++i) {
     const size_t same = next->table.find_key(current_->table.key(i));
-    if (same != NodeTable::npos) {
+    if (same == NodeTable::npos) {
+      former.gone.push_back(i);
+    } else {
       next->known[same] = current_->known[i];
-      continue;
     }
-    former.gone.push_back(i);
-    names.push_back(current_->table.contents().versions[i].name);
   }
   for (Former& other : former_) {  // what comes back has its count from there
     std::erase_if(other.gone, [&](size_t version) {
@@ -91,9 +113,21 @@ std::vector<std::string> Trees::show(std::shared_ptr<Tree> next) {
       return back != NodeTable::npos;
     });
   }
-  if (!former.gone.empty()) former_.push_back(std::move(former));
+  std::vector<size_t> gone = former.gone;
+  if (!gone.empty()) former_.push_back(std::move(former));
   current_ = std::move(next);
   let_go();
+  return gone;
+}
+
+std::vector<LeftName> Trees::tidy() {
+  const std::unique_lock lock(mutex_);
+  let_go();
+  std::vector<LeftName> names;
+  for (const Former& former : former_) {
+    if (!former.tree->late.exchange(false)) continue;
+    for (const size_t version : former.gone) add_names(former.tree->table, version, names);
+  }
   return names;
 }
 
@@ -106,30 +140,28 @@ void Trees::let_go() {
   });
 }
 
-/// Needs mutex_.  Null for nodes that are always there.
-std::atomic<int64_t>* Trees::count_of(NodeId id) const {
-  const auto count_in = [&](const Tree& tree) -> std::atomic<int64_t>* {
-    Node node;
-    const bool counted = tree.table.find(id, node) && node.kind == Node::Kind::kEntry;
-    return counted ? tree.known[node.index].get() : nullptr;
-  };
-  if (auto* const count = count_in(*current_)) return count;
-  for (const Former& former : former_) {
-    if (auto* const count = count_in(*former.tree)) return count;
-  }
-  return nullptr;
+/// Null for nodes that are always there.
+std::atomic<int64_t>* Trees::count_of(const Tree& tree, const Node& node) {
+  return node.kind == Node::Kind::kEntry ? tree.known[node.index].get() : nullptr;
 }
 
 void Trees::looked_up(NodeId id) {
+  Node node;
   const std::shared_lock lock(mutex_);
-  if (auto* const count = count_of(id)) count->fetch_add(1, std::memory_order_relaxed);
+  const auto* const tree = tree_of(id, node);
+  if (tree == nullptr) return;
+  if (auto* const count = count_of(**tree, node)) count->fetch_add(1, std::memory_order_relaxed);
+  if (*tree != current_) (*tree)->late = true;
 }
 
 void Trees::forget(NodeId id, uint64_t times) {
+  Node node;
   bool last = false;
   {
     const std::shared_lock lock(mutex_);
-    if (auto* const count = count_of(id)) last = take_off(*count, times) && !former_.empty();
+    const auto* const tree = tree_of(id, node);
+    auto* const count = tree != nullptr ? count_of(**tree, node) : nullptr;
+    if (count != nullptr) last = take_off(*count, times) && !former_.empty();
   }
   if (!last) return;
   const std::unique_lock lock(mutex_);

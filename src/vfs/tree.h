@@ -16,7 +16,7 @@
 
 namespace weightfs {
 
-/// What a mount shows at one moment.  Immutable once it is shown, but for the counts in `known`.
+/// What a mount shows at one moment.  Immutable once it is shown, but for `known` and `late`.
 struct Tree {
   Tree(NodeTable nodes, std::unique_ptr<FileReader> bytes);
 
@@ -30,6 +30,14 @@ struct Tree {
   /// version share the count.
   std::vector<std::shared_ptr<std::atomic<int64_t>>> known;
   static constexpr int64_t kInherited = int64_t{1} << 62;
+  /// The kernel was given nodes of this tree when it was a former one.
+  std::atomic<bool> late = false;
+};
+
+/// A name in a folder that means nothing any more, or something else than before.
+struct LeftName {
+  NodeId folder = 0;
+  std::string name;
 };
 
 /// What the nodes that the kernel knows cost.
@@ -54,8 +62,11 @@ class Trees {
   std::shared_ptr<const Tree> current() const;
   /// The newest tree that has the node; null when none has.
   std::shared_ptr<const Tree> find(NodeId id, Node& node) const;
-  /// From now on `next` is the current one.  Returns the names of versions that mean nothing or another one in it.
-  std::vector<std::string> show(std::shared_ptr<Tree> next);
+  /// From now on `next` is the current one.  Returns the names of versions that it lacks, and all names below them.
+  std::vector<LeftName> show(std::shared_ptr<Tree> next);
+  /// Lets go of former trees that nobody needs any more.  Returns the names of versions that are not shown, and that
+  /// the kernel has been given since it was told of them last.
+  std::vector<LeftName> tidy();
 
   void looked_up(NodeId id);
   /// More than were counted are no error.
@@ -72,7 +83,9 @@ class Trees {
     TimePoint since;
   };
 
-  std::atomic<int64_t>* count_of(NodeId id) const;
+  const std::shared_ptr<Tree>* tree_of(NodeId id, Node& node) const;
+  static std::atomic<int64_t>* count_of(const Tree& tree, const Node& node);
+  std::vector<size_t> exchange(std::shared_ptr<Tree> next);
   void let_go();
 
   const Clock clock_;

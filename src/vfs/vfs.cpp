@@ -72,7 +72,7 @@ Vfs::Vfs(NodeTable table, std::unique_ptr<FileReader> reader, std::unique_ptr<Co
       options_(std::move(options)),
       pins_(options_.pin_grace, process_lookups(), options_.now, ::getpid(), options_.keeper) {}
 
-std::vector<std::string> Vfs::show(NodeTable table, std::unique_ptr<FileReader> reader) {
+std::vector<LeftName> Vfs::show(NodeTable table, std::unique_ptr<FileReader> reader) {
   return trees_.show(std::make_shared<Tree>(std::move(table), std::move(reader)));
 }
 

@@ -107,8 +107,12 @@ class Vfs {
   void restore_pins(const std::vector<Kept>& records) { pins_.restore(records); }
 
   /// Shows another tree from now on, all of it at once.  Nodes of versions that it lacks are served on for as long as
-  /// the kernel knows them.  Returns the names in the root that no longer mean what they meant.
-  std::vector<std::string> show(NodeTable table, std::unique_ptr<FileReader> reader);
+  /// the kernel knows them.  Returns the names that no longer mean what they meant: the kernel is to be told.
+  std::vector<LeftName> show(NodeTable table, std::unique_ptr<FileReader> reader);
+  /// To be called from time to time: lets go of what is not shown and nobody has open.  Returns names of versions that
+  /// are not shown, and that were looked up all the same, by whoever holds a folder of theirs: the kernel is to be told
+  /// again, or it would keep them, and so would we.
+  std::vector<LeftName> tidy() { return trees_.tidy(); }
   /// The identities of versions that are not shown any more and that somebody may still have open.
   std::vector<uint64_t> gone() const { return trees_.gone(); }
   /// The identities of versions that `latest` is pinned to for somebody.

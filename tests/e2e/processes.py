@@ -2,10 +2,9 @@
 """A process, seen from outside: what it has used and what it holds."""
 
 import os
-import time
 from pathlib import Path
 
-from following import wait_latest
+from following import status, wait_latest, wait_until
 
 
 def cpu_seconds(pid: int) -> float:
@@ -37,11 +36,8 @@ class Weight:
 
     @classmethod
     def at_rest(cls, mounted, run, pid: int) -> "Weight":
-        """Without the trees of the last second, which stay in case an answer is on its way to the kernel.
-
-        Publishes two versions.
-        """
-        time.sleep(1.5)
+        """When nothing is held of versions that are not listed.  Publishes two versions."""
+        wait_until(lambda: status(mounted)["kernel"]["trees"] == 1, what=lambda: str(status(mounted)["kernel"]))
         wait_latest(mounted, run.publish())
         wait_latest(mounted, run.publish())  # when this one is shown, what the one before let go is gone
         return cls(pid)

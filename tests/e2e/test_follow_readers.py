@@ -4,6 +4,7 @@
 WEIGHTFS_FOLLOW_VERSIONS says how many versions are published: 100 here, 1000 in CI, 20000 in the long run.
 """
 
+import mmap
 import multiprocessing
 import os
 import threading
@@ -12,7 +13,7 @@ import traceback
 
 import pytest
 from following import FastRun, follow, number_in, number_of, said_of, status, wait_latest, wait_until
-from processes import Weight
+from processes import Weight, descriptors
 from reference.safetensors_io import DTYPE_BYTES, ModelFolder
 
 VERSIONS = int(os.environ.get("WEIGHTFS_FOLLOW_VERSIONS", "100"))
@@ -152,6 +153,62 @@ def test_readers_of_one_handle_see_one_version(tmp_path, mount, options):
     newest = [f"weight_v{number:06d}" for number in range(run.number - KEEP + 1, run.number + 1)]
     wait_until(lambda: mounted.versions() == ["base", *newest], what=lambda: str(mounted.versions()))
     mounted.unmount()
+
+
+# --- holders --------------------------------------------------------------------------------------
+
+
+def hold_file(folder, shard):
+    descriptor = os.open(shard, os.O_RDONLY, dir_fd=folder)
+    os.close(folder)
+    return lambda: os.close(descriptor)
+
+
+def hold_mapping(folder, shard):
+    with open(os.open(shard, os.O_RDONLY, dir_fd=folder), "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    os.close(folder)
+    return mapping.close
+
+
+def hold_folder(folder, shard):
+    def release():
+        read_at(folder, shard)
+        os.close(folder)
+    return release
+
+
+def hold_folder_and_list(folder, shard):
+    def release():
+        assert shard in [entry.name for entry in os.scandir(folder) if entry.stat().st_size > 0]
+        os.close(folder)
+    return release
+
+
+@pytest.mark.parametrize("options", [{}, {"passthrough": "off"}, {"warm": "none"}], ids=["warm", "copy", "decode"])
+@pytest.mark.parametrize("hold", [hold_file, hold_mapping, hold_folder, hold_folder_and_list])
+def test_what_was_held_is_let_go_when_it_is_closed(tmp_path, mount, hold, options):
+    """The kernel keeps what has a name for as long as it has memory to spare, and so would we keep the version."""
+    run = FastRun(tmp_path)
+    run.FULL_EVERY = 4  # what comes afterwards needs no file of what is held
+    mounted = follow(mount, run, keep=2, **options)
+    pid = status(mounted)["pid"]
+    for _ in range(2):
+        wait_latest(mounted, run.publish())
+    release = hold(open_latest(mounted)[1], run.shards[0])
+    for _ in range(4):
+        wait_latest(mounted, run.publish())
+    wait_until(lambda: status(mounted)["kernel"]["former_versions"] == 1, what=lambda: str(status(mounted)["kernel"]))
+    files, warm = descriptors(pid), status(mounted)["memory"]["warm"]
+    release()
+
+    def is_let_go():
+        now = status(mounted)
+        less = now["memory"]["warm"] < warm or options == {"warm": "none"}
+        return now["kernel"]["trees"] == 1 and less and descriptors(pid) < files
+
+    wait_until(is_let_go, what=lambda: f"{files} files, {warm} B warm, then {descriptors(pid)}, {status(mounted)}")
+    assert mounted.versions() == ["base", f"weight_v{run.number - 1:06d}", f"weight_v{run.number:06d}"]
 
 
 # --- loaders --------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from following import FastRun, follow, number_of, said_of, status, wait_latest, wait_until
+from following import FastRun, follow, number_in, number_of, said_of, status, wait_latest, wait_until
 from processes import Weight
-from test_follow_readers import read_one_version
+from test_follow_readers import open_latest, read_at, read_one_version
 
 VERSIONS = int(os.environ.get("WEIGHTFS_WEEK_VERSIONS", "300"))
 KEEP = 8
@@ -57,6 +57,11 @@ def test_a_week_of_versions_leaves_nothing_behind(tmp_path, mount, capsys):
                    what=lambda: said_of(mounted, name))
         if number % 20 == 0:
             read_one_version(mounted, run)
+        if number % 20 == 5:
+            held, folder = open_latest(mounted)
+        if number % 20 == 19:  # it has left by now
+            assert number_in(read_at(folder, run.shards[0])) == held
+            os.close(folder)
         if number == EARLY:
             wait_latest(mounted, name)
             early = Weight.at_rest(mounted, run, pid)

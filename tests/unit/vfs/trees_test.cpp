@@ -16,6 +16,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAreArray;
 
 /// Versions by name, each with its number as identity and position; "!" marks another one of that name.
 TreeContents tree_of(const std::vector<std::string>& names) {
@@ -41,6 +42,31 @@ NodeId id_in(const Tree& tree, const std::string& name, size_t entry = 0) {
   return tree.table.id_of({Node::Kind::kEntry, tree.table.find_version(name), entry});
 }
 
+/// In the root.
+std::vector<std::string> roots(const std::vector<LeftName>& names) {
+  std::vector<std::string> found;
+  for (const LeftName& left : names) {
+    if (left.folder == NodeTable::kRootId) found.push_back(left.name);
+  }
+  return found;
+}
+/// As paths, of a version of `tree`.
+std::vector<std::string> paths(const std::vector<LeftName>& names, const Tree& tree) {
+  std::vector<std::string> found;
+  for (const LeftName& left : names) {
+    std::string path = left.name;
+    Node node;
+    for (NodeId folder = left.folder; tree.table.find(folder, node) && node.kind == Node::Kind::kEntry;) {
+      const auto& entry = tree.table.entries(node.index)[node.entry];
+      path = (node.entry == 0 ? tree.table.contents().versions[node.index].name : entry.name) + "/" + path;
+      if (node.entry == 0) break;
+      folder = tree.table.id_of({Node::Kind::kEntry, node.index, entry.parent});
+    }
+    found.push_back(path);
+  }
+  return found;
+}
+
 class TreesTest : public ::testing::Test {
  protected:
   void a_second() { now_ += std::chrono::seconds(1); }
@@ -56,7 +82,7 @@ TEST_F(TreesTest, FindsNodesOfFormerTreesForAsLongAsTheyAreKnown) {
   const NodeId kept = id_in(*first, "v2", 3);
   trees.looked_up(gone);
   trees.looked_up(gone);
-  EXPECT_THAT(trees.show(made({"v2", "v3"})), ElementsAre("v1"));
+  EXPECT_THAT(roots(trees.show(made({"v2", "v3"}))), ElementsAre("v1"));
   Node node;
   EXPECT_EQ(trees.find(gone, node), first);
   EXPECT_EQ(node.index, 1u);
@@ -91,7 +117,7 @@ TEST_F(TreesTest, ShareTheCountsOfVersionsThatStay) {
   trees.looked_up(id_in(*first, "v1"));
   trees.show(made({"v1", "v2"}));
   EXPECT_EQ(trees.held().trees, 1u);
-  EXPECT_THAT(trees.show(made({"v2"})), ElementsAre("v1"));
+  EXPECT_THAT(roots(trees.show(made({"v2"}))), ElementsAre("v1"));
   a_second();
   trees.show(made({"v2", "v3"}));
   EXPECT_EQ(trees.held().trees, 2u) << "the kernel has known it since the first";
@@ -135,7 +161,7 @@ TEST_F(TreesTest, AnotherVersionOfTheSameNameIsAnotherNode) {
   const auto first = made({"v1"});
   const auto second = made({"v1!"});
   Trees trees(first, clock_);
-  EXPECT_THAT(trees.show(second), ElementsAre("v1"));
+  EXPECT_THAT(roots(trees.show(second)), ElementsAre("v1"));
   EXPECT_NE(id_in(*first, "v1"), id_in(*second, "v1"));
   Node node;
   EXPECT_EQ(trees.find(id_in(*first, "v1"), node), first);
@@ -203,7 +229,7 @@ TEST_F(TreesTest, InheritedVersionsAreFoundForEver) {
   const auto first = made({"v1", "v2"});
   Trees trees(first, clock_, true);
   const NodeId gone = id_in(*first, "v1", 3);
-  EXPECT_THAT(trees.show(made({"v2", "v3"})), ElementsAre("v1"));
+  EXPECT_THAT(roots(trees.show(made({"v2", "v3"}))), ElementsAre("v1"));
   a_second();
   trees.show(made({"v2", "v3", "v4"}));
   Node node;
@@ -250,6 +276,50 @@ TEST_F(TreesTest, WhatComesAfterInheritedVersionsIsCounted) {
   EXPECT_NE(trees.find(id, node), nullptr);
   trees.forget(id, 1);
   EXPECT_EQ(trees.find(id, node), nullptr);
+  EXPECT_EQ(trees.held().trees, 1u);
+}
+
+TEST_F(TreesTest, NamesEverythingThatHasLeft) {
+  const auto first = made({"v1", "v2"});
+  Trees trees(first, clock_);
+  std::vector<std::string> expected{"v1", "v1/tokenizer", "v1/tokenizer/vocab"};
+  for (const FakeFile& file : small_model()) expected.push_back("v1/" + file.path);
+  EXPECT_THAT(paths(trees.show(made({"v2"})), *first), UnorderedElementsAreArray(expected));
+  EXPECT_THAT(trees.tidy(), IsEmpty()) << "nothing was looked up since";
+}
+
+TEST_F(TreesTest, NamesAgainWhatIsLookedUpThereAfterwards) {
+  const auto first = made({"v1", "v2"});
+  Trees trees(first, clock_);
+  trees.show(made({"v3"}));
+  trees.looked_up(id_in(*trees.current(), "v3"));
+  EXPECT_THAT(trees.tidy(), IsEmpty()) << "what is shown keeps its names";
+  trees.looked_up(id_in(*first, "v2", 1));
+  EXPECT_THAT(roots(trees.tidy()), ElementsAre("v1", "v2")) << "they left together";
+  EXPECT_THAT(trees.tidy(), IsEmpty());
+  trees.looked_up(id_in(*first, "v2", 1));
+  trees.show(made({"v2", "v3"}));
+  EXPECT_THAT(roots(trees.tidy()), ElementsAre("v1")) << "the other one is back";
+}
+
+TEST_F(TreesTest, NamesWhatWasLookedUpInTheTreeThatLeftLast) {
+  const auto first = made({"v1", "v2"});
+  Trees trees(first, clock_);
+  trees.looked_up(id_in(*first, "v1"));
+  trees.looked_up(id_in(*first, "v2"));
+  trees.show(made({"v2", "v3"}));
+  trees.show(made({"v3"}));
+  trees.looked_up(id_in(*first, "v2"));
+  EXPECT_THAT(roots(trees.tidy()), ElementsAre("v2")) << "v1 was not looked up again";
+}
+
+TEST_F(TreesTest, TidyingLetsGoOfWhatWasOnItsWay) {
+  Trees trees(made({"v1"}), clock_);
+  trees.show(made({"v2"}));
+  trees.tidy();
+  EXPECT_EQ(trees.held().trees, 2u);
+  a_second();
+  trees.tidy();
   EXPECT_EQ(trees.held().trees, 1u);
 }
 
