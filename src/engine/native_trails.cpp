@@ -21,6 +21,11 @@ constexpr uint64_t kPatchCost = 128;  // a CodedPatch, about
 constexpr uint64_t kMaxUnits = UINT32_MAX;
 constexpr size_t kSideBySide = 8;  // indices that are worth waking threads for
 
+/// `epoch` keeps snapshots apart that are read side by side; it tells nothing for sure.
+CacheKey trail_key(size_t ordinal, size_t object, uint32_t epoch) {
+  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), epoch, CacheKind::kTrail};
+}
+
 CacheKey table_key(const NativeVersion& delta, size_t object) {
   return {static_cast<uint32_t>(object), delta.serial(), 0, CacheKind::kTable};
 }
@@ -29,11 +34,11 @@ CacheKey table_key(const NativeVersion& delta, size_t object) {
 
 uint64_t NativeTrail::cost() const { return sizeof(*this) + steps.size() * (sizeof(Step) + kPatchCost); }
 
-/// A trail holds for as long as versions have the same links and folds.
-CacheKey NativeTrails::trail_key(size_t ordinal, size_t object) const {
-  constexpr unsigned kFoldBits = 16;
-  const uint32_t epoch = snapshot_.links_epoch() << kFoldBits ^ folds_.epoch();
-  return {static_cast<uint32_t>(object), static_cast<uint32_t>(ordinal), epoch, CacheKind::kTrail};
+/// Null when it has to be found anew.
+std::shared_ptr<const NativeTrail> NativeTrails::known(const Place& place) const {
+  const Epochs now = epochs();
+  const auto found = cache_.find<Known>(trail_key(place.version, place.object, now.mixed()));
+  return found && found->epochs == now ? std::shared_ptr<const NativeTrail>(found, &found->trail) : nullptr;
 }
 
 NativeTrails::Hop NativeTrails::hop(const Place& place, size_t link) const {
@@ -95,21 +100,21 @@ Status NativeTrails::add_steps(const std::vector<Hop>& way, NativeTrail& trail) 
 
 /// From the end of `way` down to the bottom, or to the first place whose trail is known.
 Status NativeTrails::follow(std::vector<Hop> way, NativeTrail& trail) {
-  std::shared_ptr<const NativeTrail> known;
+  std::shared_ptr<const NativeTrail> rest;
   for (std::optional<Place> place = way.back().below; place; place = way.back().below) {
     if (snapshot_.state(place->version).links.empty()) {
       trail.base = place->object;
       break;
     }
-    known = cache_.find<NativeTrail>(trail_key(place->version, place->object));
-    if (known) break;
+    rest = known(*place);
+    if (rest) break;
     way.push_back(farthest_hop(*place));
   }
   TRY(add_steps(way, trail));
-  if (!known) return {};
-  trail.steps.insert(trail.steps.end(), known->steps.begin(), known->steps.end());
-  trail.base = known->base;
-  trail.unit = std::max(trail.unit, known->unit);
+  if (!rest) return {};
+  trail.steps.insert(trail.steps.end(), rest->steps.begin(), rest->steps.end());
+  trail.base = rest->base;
+  trail.unit = std::max(trail.unit, rest->unit);
   return {};
 }
 
@@ -141,8 +146,10 @@ Result<std::shared_ptr<const T>> NativeTrails::obtain(const CacheKey& key, const
 }
 
 Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, size_t object) {
-  const CacheKey key = trail_key(ordinal, object);
-  const auto make = [&]() -> Result<std::shared_ptr<const NativeTrail>> {
+  const Epochs now = epochs();
+  const CacheKey key = trail_key(ordinal, object, now.mixed());
+  const auto holds = [&](const Known& found) { return found.epochs == now; };
+  const auto make = [&]() -> Result<std::shared_ptr<const Known>> {
     NativeTrail trail;
     if (snapshot_.state(ordinal).links.empty()) {
       trail.base = object;
@@ -152,12 +159,12 @@ Result<std::shared_ptr<const NativeTrail>> NativeTrails::find(size_t ordinal, si
         return follow({farthest_hop({ordinal, object})}, trail);
       }));
     }
-    auto made = std::make_shared<const NativeTrail>(TRY(finish(ordinal, object, std::move(trail))));
-    cache_.insert(key, made, made->cost() + kEntryCost);
+    auto made = std::make_shared<const Known>(Known{now, TRY(finish(ordinal, object, std::move(trail)))});
+    cache_.insert(key, made, made->trail.cost() + kEntryCost);
     return made;
   };
-  return obtain<NativeTrail>(
-      key, [](const NativeTrail&) { return true; }, make);
+  const auto found = TRY(obtain<Known>(key, holds, make));
+  return std::shared_ptr<const NativeTrail>(found, &found->trail);
 }
 
 Result<NativeTrail> NativeTrails::find_through(size_t ordinal, size_t link, size_t object) {

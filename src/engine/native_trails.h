@@ -97,6 +97,18 @@ class NativeTrails {
     Folds::Shared fold{};
   };
 
+  /// A trail holds for as long as versions have the same links and folds.
+  struct Epochs {
+    uint32_t links = 0;
+    uint32_t folds = 0;
+    bool operator==(const Epochs&) const = default;
+    uint32_t mixed() const { return links << 16 ^ folds; }
+  };
+  struct Known {
+    Epochs epochs;
+    NativeTrail trail;
+  };
+
   /// What between() found, and what it holds for.
   struct Above {
     uint32_t links_epoch = 0;
@@ -104,7 +116,8 @@ class NativeTrails {
     std::optional<NativeTrail> trail{};
   };
 
-  CacheKey trail_key(size_t ordinal, size_t object) const;
+  Epochs epochs() const { return {snapshot_.links_epoch(), folds_.epoch()}; }
+  std::shared_ptr<const NativeTrail> known(const Place& place) const;
   Hop hop(const Place& place, size_t link) const;
   Hop farthest_hop(const Place& place) const;
   Status follow(std::vector<Hop> way, NativeTrail& trail);

@@ -265,7 +265,7 @@ class FakeStore {
   FakeDelta& delta(size_t ordinal) const { return *made_[ordinal].delta; }
   size_t count() const { return made_.size(); }
 
-  std::shared_ptr<const Snapshot> snapshot() const {
+  std::shared_ptr<const Snapshot> snapshot(uint32_t links_epoch = 0) const {
     std::vector<Version> versions;
     std::vector<NativeState> states;
     for (size_t i = 0; i < made_.size(); ++i) {
@@ -274,7 +274,7 @@ class FakeStore {
       version.kind = i == 0 ? VersionKind::kBase : VersionKind::kDelta;
       states.push_back(made_[i].state);
     }
-    return std::make_shared<const Snapshot>(std::move(versions), std::move(states));
+    return std::make_shared<const Snapshot>(std::move(versions), std::move(states), links_epoch);
   }
 
  private:

@@ -168,6 +168,30 @@ TEST_F(MemoryFolds, InTheLeastMemoryBytesAreRightAllTheSame) {
   }
 }
 
+TEST_F(NativeReads, TrailsOfOtherLinksAreNotTakenHoweverOftenFoldsCame) {
+  std::mt19937_64 random(38);
+  FakeStore store(files_, folder_.path("model"), {{"a.safetensors", "w", random_bytes(random, 600'000)}});
+  for (size_t v = 0; v < 4; ++v) {
+    auto objects = store.next(v);
+    for (size_t at = v; at < objects[0].bytes.size(); at += 1000) objects[0].bytes[at] ^= 1;
+    store.add(v, std::move(objects));
+  }
+  const auto before = store.snapshot(0);
+  store.add_net(0, 4, store.next(4), 262144);
+  const auto expected = files_of(store.objects(4)).at("a.safetensors");
+  snapshot_ = store.snapshot(1);
+  engine_ = std::make_unique<Engine>(snapshot_, EngineOptions{64u << 20, 2, true});
+  EXPECT_TRUE(read(4, "a.safetensors", 0, 100) == expected.substr(0, 100));
+  for (int i = 0; i < 1 << 15; ++i) {  // so that both numbers together say the same as before
+    const auto fold = fold_between(0, 1000);
+    engine_->folds().add(fold);
+    engine_->folds().remove(*fold);
+  }
+  snapshot_ = before;
+  engine_ = std::make_unique<Engine>(snapshot_, *engine_);
+  EXPECT_TRUE(read(4, "a.safetensors", 500'000, 5000) == expected.substr(500'000, 5000));
+}
+
 TEST_F(NativeReads, UnitsOfDeepVersionsAreFoldedToo) {
   std::mt19937_64 random(37);
   FakeStore store(files_, folder_.path("model"), {{"a.safetensors", "w", random_bytes(random, 700'000)}});
