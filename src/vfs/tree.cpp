@@ -26,9 +26,7 @@ bool take_off(std::atomic<int64_t>& count, uint64_t times) {
   return after == 0;
 }
 
-/// Adds the name of a version and all names below it.
-void add_names(const NodeTable& table, size_t version, std::vector<LeftName>& names) {
-  names.push_back({NodeTable::kRootId, table.contents().versions[version].name});
+void add_names_below(const NodeTable& table, size_t version, std::vector<LeftName>& names) {
   const Listing& entries = table.entries(version);
   for (size_t folder = 0; folder < entries.size(); ++folder) {
     const NodeId id = table.id_of({Node::Kind::kEntry, version, folder});
@@ -88,14 +86,18 @@ std::shared_ptr<const Tree> Trees::find(NodeId id, Node& node) const {
 }
 
 std::vector<LeftName> Trees::show(std::shared_ptr<Tree> next) {
-  const auto before = current();
+  const Former left = exchange(std::move(next));
+  const NodeTable& table = left.tree->table;
   std::vector<LeftName> names;
-  for (const size_t version : exchange(std::move(next))) add_names(before->table, version, names);
+  for (const size_t version : left.gone) {
+    names.push_back({NodeTable::kRootId, table.contents().versions[version].name});
+    add_names_below(table, version, names);
+  }
   return names;
 }
 
-/// Returns the versions that have left, as indices into the tree before.
-std::vector<size_t> Trees::exchange(std::shared_ptr<Tree> next) {
+/// Returns what was shown before.
+Trees::Former Trees::exchange(std::shared_ptr<Tree> next) {
   const std::unique_lock lock(mutex_);
   Former former{current_, {}, clock_()};
   for (size_t i = 0; i < current_->known.size(); ++i) {
@@ -113,11 +115,10 @@ std::vector<size_t> Trees::exchange(std::shared_ptr<Tree> next) {
       return back != NodeTable::npos;
     });
   }
-  std::vector<size_t> gone = former.gone;
-  if (!gone.empty()) former_.push_back(std::move(former));
+  if (!former.gone.empty()) former_.push_back(former);
   current_ = std::move(next);
   let_go();
-  return gone;
+  return former;
 }
 
 std::vector<LeftName> Trees::tidy() {
@@ -126,7 +127,7 @@ std::vector<LeftName> Trees::tidy() {
   std::vector<LeftName> names;
   for (const Former& former : former_) {
     if (!former.tree->late.exchange(false)) continue;
-    for (const size_t version : former.gone) add_names(former.tree->table, version, names);
+    for (const size_t version : former.gone) add_names_below(former.tree->table, version, names);
   }
   return names;
 }

@@ -64,8 +64,8 @@ class Trees {
   std::shared_ptr<const Tree> find(NodeId id, Node& node) const;
   /// From now on `next` is the current one.  Returns the names of versions that it lacks, and all names below them.
   std::vector<LeftName> show(std::shared_ptr<Tree> next);
-  /// Lets go of former trees that nobody needs any more.  Returns the names of versions that are not shown, and that
-  /// the kernel has been given since it was told of them last.
+  /// Lets go of former trees that nobody needs any more.  Returns the names below versions that are not shown, and of
+  /// which the kernel has been given nodes since this was called last.
   std::vector<LeftName> tidy();
 
   void looked_up(NodeId id);
@@ -85,7 +85,7 @@ class Trees {
 
   const std::shared_ptr<Tree>* tree_of(NodeId id, Node& node) const;
   static std::atomic<int64_t>* count_of(const Tree& tree, const Node& node);
-  std::vector<size_t> exchange(std::shared_ptr<Tree> next);
+  Former exchange(std::shared_ptr<Tree> next);
   void let_go();
 
   const Clock clock_;
